@@ -1,0 +1,144 @@
+//! What primitives say about themselves: [`Event`], [`Outcome`], [`State`], and the [`Observer`] that hears it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Rejected, TimedOut};
+
+/// How an admitted call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The dependency did what it was asked to do.
+    Success,
+    /// The dependency failed.
+    Failure,
+    /// The dependency asked for less: HTTP 429, `RESOURCE_EXHAUSTED`.
+    Throttled {
+        /// How long it asked to be left alone, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// The result says nothing about the dependency: a mistake of the caller's, a call that never ran.
+    Ignored,
+    /// The permit was dropped without a report: the caller changed its mind, or a task was cancelled.
+    Abandoned,
+}
+
+/// The state of a circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Calls pass and are counted.
+    Closed,
+    /// Calls are rejected.
+    Open,
+    /// A few probes pass and decide what comes next.
+    HalfOpen,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Closed => "closed",
+            State::Open => "open",
+            State::HalfOpen => "half-open",
+        })
+    }
+}
+
+/// Something that a primitive or a policy did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A call was admitted.
+    Admitted,
+    /// A call was refused.
+    Rejected(Rejected),
+    /// An admitted call ended.
+    Finished(Outcome),
+    /// A circuit breaker changed its state.
+    StateChanged {
+        /// What it was.
+        from: State,
+        /// What it is now.
+        to: State,
+    },
+    /// A call failed and will be made again.
+    Retrying {
+        /// The number of the attempt that failed, from 1.
+        attempt: u16,
+        /// How long until the next one.
+        delay: Duration,
+    },
+    /// A call ran out of time.
+    TimedOut(TimedOut),
+    /// A failure was replaced by something else.
+    FellBack,
+}
+
+/// Hears what primitives do. Closures `Fn(&str, Event)` are observers.
+///
+/// An observer is called on the caller's thread, outside every lock, so it may call back into the primitive that it
+/// observes. It should be quick, and must not panic.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use floodwall::{Bulkhead, Event, Gate};
+///
+/// let (sender, events) = mpsc::channel();
+/// let bulkhead = Bulkhead::new(1).observe("db", move |name: &str, event: Event| {
+///     sender.send((name.to_string(), event)).unwrap();
+/// });
+/// let _permit = bulkhead.try_acquire().unwrap();
+/// assert_eq!(events.recv().unwrap(), ("db".to_string(), Event::Admitted));
+/// ```
+pub trait Observer: Send + Sync {
+    /// Hears one event of the primitive called `name`.
+    fn on_event(&self, name: &str, event: Event);
+}
+
+impl<F: Fn(&str, Event) + Send + Sync> Observer for F {
+    fn on_event(&self, name: &str, event: Event) {
+        self(name, event);
+    }
+}
+
+/// A primitive's name and who listens to it. Without a listener an event costs one branch.
+#[derive(Clone)]
+pub(crate) struct Hook {
+    pub(crate) name: &'static str,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Hook {
+    pub(crate) const fn named(name: &'static str) -> Self {
+        Self { name, observer: None }
+    }
+
+    pub(crate) fn observe(&mut self, name: &'static str, observer: impl Observer + 'static) {
+        self.name = name;
+        self.observer = Some(Arc::new(observer));
+    }
+
+    #[inline]
+    pub(crate) fn emit(&self, event: Event) {
+        if let Some(observer) = &self.observer {
+            observer.on_event(self.name, event);
+        }
+    }
+
+    /// Tells a decision to the observer, and hands it on.
+    #[inline]
+    pub(crate) fn admission<P>(&self, decision: Result<P, Rejected>) -> Result<P, Rejected> {
+        self.emit(match &decision {
+            Ok(_) => Event::Admitted,
+            Err(rejected) => Event::Rejected(*rejected),
+        });
+        decision
+    }
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}

@@ -1,0 +1,449 @@
+//! Admission as a value: [`Gate`], [`Permit`], [`OwnedPermit`], [`Ticket`]; and [`Acquire`], for gates to wait at.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::call::{Call, NEVER};
+use crate::clock::{self, Clock};
+use crate::error::{Error, Rejected};
+use crate::event::Outcome;
+use crate::judge::{Judged, When};
+use crate::park::block_on;
+
+/// Decides whether a call may start, and hears how it ended. A rate limit, a breaker and a bulkhead are gates.
+///
+/// A gate can be used by hand, as below; every gate of this crate is also a [`Policy`](crate::Policy) for a stack.
+/// To write your own, implement `try_acquire_for`; put it into a stack with [`Gated`](crate::Gated).
+///
+/// ```
+/// use floodwall::{Bulkhead, Gate, Rejected};
+///
+/// fn import(bulkhead: &Bulkhead) -> Result<(), Rejected> {
+///     let permit = bulkhead.try_acquire()?;
+///     // .. the work ..
+///     permit.success();
+///     Ok(())
+/// }
+/// assert!(import(&Bulkhead::new(1)).is_ok());
+/// ```
+pub trait Gate: Send + Sync {
+    /// Admits one call, or says why not. Never waits.
+    ///
+    /// The permit must report to this gate: `Permit::new(self, ..)`, or [`Permit::free`].
+    ///
+    /// # Errors
+    ///
+    /// Why the call may not start, and when to try again if that is known.
+    fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected>;
+
+    /// Admits one call that asks for nothing special, or says why not. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire_for`](Gate::try_acquire_for).
+    fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
+        self.try_acquire_for(Call::new())
+    }
+
+    /// Hears how an admitted call ended. Called once per permit, by the permit.
+    fn release(&self, ticket: Ticket, outcome: Outcome) {
+        let _ = (ticket, outcome);
+    }
+
+    /// Returns what would be lost if this gate were forgotten, or `None` if nothing would.
+    ///
+    /// A registry of gates by key asks before it evicts one. Default: nothing.
+    fn residual(&self) -> Option<Residual> {
+        None
+    }
+
+    /// Lets `judge` say what a result tells about the dependency: `Ok(503)` may be a failure, 429 a throttle.
+    ///
+    /// ```
+    /// use floodwall::{CircuitBreaker, Error, Gate, Outcome, Policy, State};
+    ///
+    /// let breaker = CircuitBreaker::builder().failures(1).build();
+    /// let http = breaker.judge(|result: &Result<u16, Error<()>>| match result {
+    ///     Ok(status) if *status >= 500 => Outcome::Failure,
+    ///     Ok(_) => Outcome::Success,
+    ///     Err(_) => Outcome::Failure,
+    /// });
+    /// let _ = floodwall::block_on(http.call(|| async { Ok(503) }));
+    /// assert_eq!(http.state(), State::Open);
+    /// ```
+    fn judge<J>(self, judge: J) -> Judged<Self, J>
+    where
+        Self: Sized,
+    {
+        Judged::new(self, judge)
+    }
+
+    /// Counts only the errors for which `is_failure` says so; other errors say nothing about the dependency.
+    ///
+    /// ```
+    /// use floodwall::{CircuitBreaker, Error, Gate, Policy, State};
+    ///
+    /// let breaker = CircuitBreaker::builder().failures(1).build();
+    /// let http = breaker.when(|error: &Error<u16>| !matches!(error, Error::Inner(400..=499)));
+    /// let _ = floodwall::block_on(http.call(|| async { Err::<(), _>(404) }));
+    /// assert_eq!(http.state(), State::Closed);
+    /// ```
+    fn when<E, F>(self, is_failure: F) -> Judged<Self, When<F>>
+    where
+        Self: Sized,
+        F: Fn(&Error<E>) -> bool,
+    {
+        Judged::new(self, When::new(is_failure))
+    }
+}
+
+/// What a gate would lose if it were forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Residual {
+    /// Calls are running with its permits.
+    InUse,
+    /// It remembers something that keeps calls out: a debt, an open circuit. Nothing is lost from this instant on.
+    Until(Instant),
+}
+
+/// What a gate remembers about a call that it admitted: neither `Copy` nor `Clone`, so that it comes back once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket {
+    word: u64,
+    deadline: u64,
+}
+
+impl Ticket {
+    /// Creates a ticket for `call`. What `word` means is the gate's own affair: a generation, a start time.
+    pub const fn new(word: u64, call: Call) -> Self {
+        Self { word, deadline: call.deadline }
+    }
+
+    /// Returns the gate's own word.
+    pub const fn word(&self) -> u64 {
+        self.word
+    }
+
+    /// Returns whether the call's deadline has passed on `clock`.
+    ///
+    /// A permit dropped after its call's deadline tells that the dependency was too slow; one dropped before it
+    /// tells nothing, since the caller may just have changed its mind.
+    pub fn is_late(&self, clock: &Clock) -> bool {
+        self.deadline != NEVER && clock.nanos() >= self.deadline
+    }
+}
+
+/// Leave to make one call. Report how the call ended; dropped without a report, it counts as [`Outcome::Abandoned`],
+/// or as [`Outcome::Failure`] while the thread panics.
+///
+/// # Examples
+///
+/// ```
+/// use floodwall::{CircuitBreaker, Gate};
+///
+/// let breaker = CircuitBreaker::builder().build();
+/// let permit = breaker.try_acquire()?;
+/// match "8080".parse::<u16>() {
+///     Ok(_port) => permit.success(),
+///     Err(_) => permit.failure(),
+/// }
+/// # Ok::<(), floodwall::Rejected>(())
+/// ```
+///
+/// An unused permit ends at once, and the compiler says so:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// use floodwall::{Bulkhead, Gate, Rejected};
+/// fn import(bulkhead: &Bulkhead) -> Result<(), Rejected> {
+///     bulkhead.try_acquire()?;
+///     Ok(())
+/// }
+/// ```
+#[must_use = "the call may run only while the permit is held"]
+#[clippy::has_significant_drop]
+pub struct Permit<'a>(Option<(&'a dyn Gate, Ticket)>);
+
+impl<'a> Permit<'a> {
+    /// Creates a permit that reports to `gate`. For authors of gates.
+    pub const fn new(gate: &'a dyn Gate, ticket: Ticket) -> Self {
+        Self(Some((gate, ticket)))
+    }
+
+    /// Creates a permit that reports to nobody.
+    pub const fn free() -> Self {
+        Self(None)
+    }
+
+    /// Reports that the dependency did what it should.
+    pub fn success(self) {
+        self.report(Outcome::Success);
+    }
+
+    /// Reports that the dependency failed.
+    pub fn failure(self) {
+        self.report(Outcome::Failure);
+    }
+
+    /// Reports how the call ended.
+    pub fn report(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some((gate, ticket)) = self.0.take() {
+            gate.release(ticket, outcome);
+        }
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.end(unreported());
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Permit")
+    }
+}
+
+/// A [`Permit`] that keeps its gate alive, so that it can be stored, or cross into a spawned task.
+///
+/// ```
+/// use std::sync::Arc;
+/// use floodwall::{Bulkhead, OwnedPermit};
+///
+/// let bulkhead = Arc::new(Bulkhead::new(1));
+/// let permit = OwnedPermit::try_acquire(bulkhead.clone())?;
+/// std::thread::spawn(move || permit.success()).join().unwrap();
+/// assert_eq!(bulkhead.running(), 0);
+/// # Ok::<(), floodwall::Rejected>(())
+/// ```
+#[must_use = "the call may run only while the permit is held"]
+#[clippy::has_significant_drop]
+pub struct OwnedPermit(Option<(Arc<dyn Gate>, Ticket)>);
+
+impl OwnedPermit {
+    /// Admits one call at `gate`, or says why not. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gate::try_acquire_for`].
+    ///
+    /// # Panics
+    ///
+    /// If the gate hands out permits that report to another gate.
+    pub fn try_acquire(gate: Arc<dyn Gate>) -> Result<Self, Rejected> {
+        Self::try_acquire_for(gate, Call::new())
+    }
+
+    /// Admits `call` at `gate`, or says why not. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gate::try_acquire_for`].
+    ///
+    /// # Panics
+    ///
+    /// If the gate hands out permits that report to another gate.
+    pub fn try_acquire_for(gate: Arc<dyn Gate>, call: Call) -> Result<Self, Rejected> {
+        let ticket = own(&*gate, gate.try_acquire_for(call)?);
+        Ok(Self(ticket.map(|ticket| (gate, ticket))))
+    }
+
+    /// Waits at `gate` for leave to make one call, as [`Acquire::acquire`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Acquire::acquire_for`].
+    ///
+    /// # Panics
+    ///
+    /// If the gate hands out permits that report to another gate.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the line and gives back what it was granted.
+    pub async fn acquire<G: Acquire + 'static>(gate: Arc<G>) -> Result<Self, Rejected> {
+        let ticket = own(&*gate, gate.acquire().await?);
+        Ok(Self(ticket.map(|ticket| (gate as Arc<dyn Gate>, ticket))))
+    }
+
+    /// Reports that the dependency did what it should.
+    pub fn success(self) {
+        self.report(Outcome::Success);
+    }
+
+    /// Reports that the dependency failed.
+    pub fn failure(self) {
+        self.report(Outcome::Failure);
+    }
+
+    /// Reports how the call ended.
+    pub fn report(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some((gate, ticket)) = self.0.take() {
+            gate.release(ticket, outcome);
+        }
+    }
+}
+
+/// Takes the ticket out of a permit that reports to `gate`.
+fn own<G: Gate + ?Sized>(gate: &G, mut permit: Permit<'_>) -> Option<Ticket> {
+    if let Some((reports_to, _)) = &permit.0 {
+        let same = std::ptr::addr_eq(*reports_to, gate);
+        assert!(same, "a gate that lends out another gate's permits cannot give an owned one");
+    }
+    permit.0.take().map(|(_, ticket)| ticket)
+}
+
+impl Drop for OwnedPermit {
+    fn drop(&mut self) {
+        self.end(unreported());
+    }
+}
+
+impl fmt::Debug for OwnedPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnedPermit")
+    }
+}
+
+fn unreported() -> Outcome {
+    if std::thread::panicking() { Outcome::Failure } else { Outcome::Abandoned }
+}
+
+/// A gate that callers can wait at, first come first served.
+///
+/// ```
+/// # use std::time::Duration;
+/// use floodwall::{Acquire, Bulkhead, Call};
+///
+/// let bulkhead = Bulkhead::new(1);
+/// let _permit = bulkhead.acquire_blocking()?;
+/// let call = Call::new().within(Duration::from_millis(1));
+/// assert!(bulkhead.acquire_blocking_for(call).is_err());
+/// # Ok::<(), floodwall::Rejected>(())
+/// ```
+pub trait Acquire: Gate {
+    /// Waits for leave to make `call`, at most until the call's deadline.
+    ///
+    /// # Errors
+    ///
+    /// If too many wait already, or if the call's deadline passes, or is known to pass, before its turn comes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the line and gives back what it was granted; those behind move up.
+    fn acquire_for(&self, call: Call) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send;
+
+    /// Returns the clock that deadlines are read on.
+    fn clock(&self) -> &Clock;
+
+    /// Waits for leave to make one call.
+    ///
+    /// # Errors
+    ///
+    /// If too many wait already.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire_for`](Acquire::acquire_for).
+    fn acquire(&self) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send {
+        self.acquire_for(Call::new())
+    }
+
+    /// Blocks this thread until it has leave to make one call.
+    ///
+    /// # Errors
+    ///
+    /// If too many wait already.
+    fn acquire_blocking(&self) -> Result<Permit<'_>, Rejected> {
+        self.acquire_blocking_for(Call::new())
+    }
+
+    /// Blocks this thread until it has leave to make `call`, at most until the call's deadline.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_for`](Acquire::acquire_for).
+    fn acquire_blocking_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
+        block_on(self.acquire_for(call))
+    }
+
+    /// Lets the calls of a stack wait at this gate for at most `limit`, where the bare gate would reject at once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Acquire, Bulkhead, Policy};
+    ///
+    /// let bulkhead = Bulkhead::new(1);
+    /// let stack = (&bulkhead).wait_up_to(Duration::from_millis(50));
+    /// let answer = floodwall::block_on(stack.call(|| async { Ok::<_, ()>(42) }));
+    /// assert_eq!(answer, Ok(42));
+    /// ```
+    fn wait_up_to(self, limit: Duration) -> WaitUpTo<Self>
+    where
+        Self: Sized,
+    {
+        WaitUpTo { gate: self, limit }
+    }
+}
+
+/// A gate at which the calls of a stack wait for a limited time; made by [`Acquire::wait_up_to`].
+#[derive(Clone, Copy, Debug)]
+pub struct WaitUpTo<G> {
+    pub(crate) gate: G,
+    pub(crate) limit: Duration,
+}
+
+impl<G> Deref for WaitUpTo<G> {
+    type Target = G;
+
+    fn deref(&self) -> &G {
+        &self.gate
+    }
+}
+
+macro_rules! delegate_gate {
+    ($pointer:ty) => {
+        impl<G: Gate + ?Sized> Gate for $pointer {
+            fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
+                (**self).try_acquire_for(call)
+            }
+
+            fn release(&self, ticket: Ticket, outcome: Outcome) {
+                (**self).release(ticket, outcome);
+            }
+
+            fn residual(&self) -> Option<Residual> {
+                (**self).residual()
+            }
+        }
+
+        impl<G: Acquire + ?Sized> Acquire for $pointer {
+            fn acquire_for(&self, call: Call) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send {
+                (**self).acquire_for(call)
+            }
+
+            fn clock(&self) -> &Clock {
+                (**self).clock()
+            }
+        }
+    };
+}
+delegate_gate!(&G);
+delegate_gate!(Arc<G>);
+
+/// Returns the time of an instant that a gate may name in a [`Residual`].
+pub(crate) fn until(nanos: u64) -> Residual {
+    Residual::Until(clock::instant_of(nanos))
+}

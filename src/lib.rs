@@ -1,0 +1,59 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod call;
+mod error;
+mod event;
+
+mod hash;
+mod park;
+mod rng;
+mod slab;
+mod sync;
+
+mod backoff;
+mod clock;
+mod wait;
+mod window;
+
+mod gate;
+mod judge;
+
+mod breaker;
+mod bulkhead;
+mod limit;
+
+mod policy;
+
+#[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+pub mod tower;
+
+#[cfg(doc)]
+#[doc = include_str!("design.md")]
+pub mod design {}
+
+// Words: how a call can end, what primitives say, what a call asks for.
+pub use call::Call;
+pub use error::{Error, Reason, Rejected, TimedOut};
+pub use event::{Event, Observer, Outcome, State};
+
+// Ground.
+pub use hash::stable_hash;
+pub use park::block_on;
+
+// Time.
+pub use backoff::{Backoff, Constant, Delays, Exponential, Jitter};
+pub use clock::{Clock, Sleep, TimeSource};
+
+// Admission.
+pub use gate::{Acquire, Gate, OwnedPermit, Permit, Residual, Ticket, WaitUpTo};
+pub use judge::{AnyError, Judge, Judged, When};
+
+// Primitives.
+pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
+pub use bulkhead::Bulkhead;
+pub use limit::TokenBucket;
+
+// Composition.
+pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};

@@ -1,0 +1,5 @@
+//! Limits on how often: [`TokenBucket`].
+
+mod token_bucket;
+
+pub use token_bucket::TokenBucket;

@@ -1,0 +1,299 @@
+//! The only place where the crate blocks a thread: [`block_on`].
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use crate::sync::{AtomicBool, Ordering, thread};
+
+/// Runs a future on this thread until it is done, parking the thread while there is nothing to do.
+///
+/// The blocking verbs of this crate (`acquire_blocking`, `call_blocking`) are their async twins under `block_on`.
+/// Sleeps of this crate need no runtime and no timer thread inside it: the parked thread is its own timer. Do not run
+/// another executor inside the future, and do not call it on a thread that drives async tasks.
+///
+/// # Cost
+///
+/// Around a ready future a few nanoseconds and no allocation, but for the first call on a thread.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(floodwall::block_on(async { 40 + 2 }), 42);
+/// ```
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let entered = Entered::enter();
+    let mut context = Context::from_waker(&entered.waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        entered.wait();
+    }
+}
+
+/// Wakes a parked thread.
+struct Unpark {
+    thread: thread::Thread,
+    notified: AtomicBool,
+}
+
+impl Unpark {
+    fn current() -> Arc<Self> {
+        Arc::new(Self { thread: thread::current(), notified: AtomicBool::new(false) })
+    }
+
+    fn take_notice(&self) -> bool {
+        // Acquire, partner of the Release in `wake`: sees what was done before the wake-up.
+        self.notified.swap(false, Ordering::Acquire)
+    }
+}
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Release, partner of the Acquire in `take_notice`.
+        if !self.notified.swap(true, Ordering::Release) {
+            self.thread.unpark();
+        }
+    }
+}
+
+#[cfg(not(floodwall_loom))]
+use timers::Entered;
+#[cfg(not(floodwall_loom))]
+pub(crate) use timers::{Timer, arm, disarm, rearm};
+
+/// The timers of the futures that a parked thread runs.
+#[cfg(not(floodwall_loom))]
+mod timers {
+    use std::cell::{Cell, RefCell};
+    use std::time::{Duration, Instant};
+
+    use super::{Arc, Unpark, Wake, Waker, thread};
+    use crate::sync::{AtomicU64, Ordering};
+
+    struct Parked {
+        /// How many `block_on`s this thread is in.
+        depth: Cell<usize>,
+        unpark: Arc<Unpark>,
+        armed: RefCell<Vec<Armed>>,
+    }
+
+    struct Armed {
+        id: u64,
+        at: Instant,
+        waker: Waker,
+    }
+
+    thread_local! {
+        static PARKED: Parked = Parked {
+            depth: Cell::new(0),
+            unpark: Unpark::current(),
+            armed: RefCell::default(),
+        };
+    }
+
+    /// This thread is in `block_on`.
+    pub(super) struct Entered {
+        unpark: Arc<Unpark>,
+        pub(super) waker: Waker,
+    }
+
+    impl Entered {
+        pub(super) fn enter() -> Self {
+            PARKED.with(|parked| {
+                parked.depth.set(parked.depth.get() + 1);
+                let unpark = parked.unpark.clone();
+                Self { waker: unpark.clone().into(), unpark }
+            })
+        }
+
+        pub(super) fn wait(&self) {
+            while !self.unpark.take_notice() {
+                let (due, next) = due_timers();
+                if due.is_empty() {
+                    match next {
+                        Some(wait) => thread::park_timeout(wait),
+                        None => thread::park(),
+                    }
+                }
+                due.into_iter().for_each(Waker::wake);
+            }
+        }
+    }
+
+    impl Drop for Entered {
+        fn drop(&mut self) {
+            PARKED.with(|parked| {
+                let depth = parked.depth.get() - 1;
+                parked.depth.set(depth);
+                if depth == 0 {
+                    parked.armed.borrow_mut().clear();
+                    self.unpark.take_notice();
+                } else {
+                    // A wake-up for the outer future may have been taken by the inner one: let it look again.
+                    self.unpark.wake_by_ref();
+                }
+            });
+        }
+    }
+
+    /// Takes the wakers whose time has come, and says how long until the next one's.
+    fn due_timers() -> (Vec<Waker>, Option<Duration>) {
+        PARKED.with(|parked| {
+            let armed = &mut *parked.armed.borrow_mut();
+            if armed.is_empty() {
+                return (Vec::new(), None);
+            }
+            let now = Instant::now();
+            let mut due = Vec::new();
+            armed.retain(|timer| {
+                let waits = timer.at > now;
+                if !waits {
+                    due.push(timer.waker.clone());
+                }
+                waits
+            });
+            (due, armed.iter().map(|timer| timer.at.duration_since(now)).min())
+        })
+    }
+
+    /// What became of a timer.
+    pub(crate) enum Timer {
+        /// This thread is not in `block_on`.
+        Elsewhere,
+        Armed(u64),
+        Fired,
+    }
+
+    /// Arms a timer of this thread's `block_on`.
+    pub(crate) fn arm(wait: Duration, waker: &Waker) -> Timer {
+        // Unique over all threads: a future may arm here and be dropped elsewhere.
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        PARKED.with(|parked| {
+            if parked.depth.get() == 0 {
+                return Timer::Elsewhere;
+            }
+            // Relaxed: only the number itself matters.
+            let id = IDS.fetch_add(1, Ordering::Relaxed);
+            parked.armed.borrow_mut().push(Armed { id, at: Instant::now() + wait, waker: waker.clone() });
+            Timer::Armed(id)
+        })
+    }
+
+    /// Points an armed timer to another waker.
+    pub(crate) fn rearm(id: u64, waker: &Waker) -> Timer {
+        PARKED.with(|parked| {
+            if parked.depth.get() == 0 {
+                return Timer::Elsewhere;
+            }
+            match parked.armed.borrow_mut().iter_mut().find(|timer| timer.id == id) {
+                Some(timer) => {
+                    timer.waker.clone_from(waker);
+                    Timer::Armed(id)
+                }
+                None => Timer::Fired,
+            }
+        })
+    }
+
+    /// Forgets a timer whose future was dropped.
+    pub(crate) fn disarm(id: u64) {
+        // The thread's locals may be gone already when a future outlives them.
+        let _ = PARKED.try_with(|parked| {
+            if let Ok(mut armed) = parked.armed.try_borrow_mut() {
+                armed.retain(|timer| timer.id != id);
+            }
+        });
+    }
+}
+
+/// loom has no thread locals to keep a waker in, and no time: every `block_on` makes its own, and clocks are manual.
+#[cfg(floodwall_loom)]
+struct Entered {
+    unpark: Arc<Unpark>,
+    waker: Waker,
+}
+
+#[cfg(floodwall_loom)]
+impl Entered {
+    fn enter() -> Self {
+        let unpark = Unpark::current();
+        Self { waker: unpark.clone().into(), unpark }
+    }
+
+    fn wait(&self) {
+        while !self.unpark.take_notice() {
+            thread::park();
+        }
+    }
+}
+
+#[cfg(all(test, not(floodwall_loom)))]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_wake_up_from_another_thread_is_not_lost() {
+        for _ in 0..200 {
+            let mut handle = None;
+            block_on(poll_fn(|context| match &handle {
+                None => {
+                    let waker = context.waker().clone();
+                    handle = Some(std::thread::spawn(move || waker.wake()));
+                    Poll::Pending
+                }
+                Some(_) => Poll::Ready(()),
+            }));
+            handle.unwrap().join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_wake_up_taken_by_an_inner_block_on_reaches_the_outer_one() {
+        let mut polls = 0;
+        block_on(poll_fn(|context| {
+            polls += 1;
+            if polls > 1 {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            let mut inner = 0;
+            block_on(poll_fn(|_| {
+                inner += 1;
+                if inner > 1 { Poll::Ready(()) } else { Poll::Pending }
+            }));
+            Poll::Pending
+        }));
+        assert_eq!(polls, 2);
+    }
+
+    #[test]
+    fn a_sleep_needs_no_runtime_and_leaves_no_timer() {
+        let clock = Clock::system();
+        let start = clock.now();
+        block_on(clock.sleep(Duration::from_millis(5)));
+        assert!(clock.now() - start >= Duration::from_millis(5));
+        block_on(async {
+            let mut never = pin!(clock.sleep(Duration::MAX));
+            let mut late = pin!(clock.sleep(Duration::from_secs(3600)));
+            poll_fn(|context| {
+                assert!(never.as_mut().poll(context).is_pending());
+                assert!(late.as_mut().poll(context).is_pending());
+                assert!(late.as_mut().poll(context).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+        });
+        assert!(matches!(arm(Duration::ZERO, Waker::noop()), Timer::Elsewhere));
+    }
+}

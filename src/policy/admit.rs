@@ -1,0 +1,124 @@
+//! Gates as policies: admit, run, report.
+
+use super::{Blocking, Once, Policy};
+use crate::breaker::CircuitBreaker;
+use crate::bulkhead::Bulkhead;
+use crate::call::Call;
+use crate::error::{Error, Rejected};
+use crate::gate::{Acquire, Gate, Permit, WaitUpTo};
+use crate::judge::{AnyError, Judge, Judged};
+use crate::limit::TokenBucket;
+use crate::park::block_on;
+
+/// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use floodwall::{Call, Error, Gate, Gated, Permit, Policy, Reason, Rejected};
+///
+/// struct Maintenance(AtomicBool);
+/// impl Gate for Maintenance {
+///     fn try_acquire_for(&self, _: Call) -> Result<Permit<'_>, Rejected> {
+///         if self.0.load(Ordering::Relaxed) {
+///             Err(Rejected::new("maintenance", Reason::Closed))
+///         } else {
+///             Ok(Permit::free())
+///         }
+///     }
+/// }
+/// let stack = (Gated(Maintenance(AtomicBool::new(true))),);
+/// let result = floodwall::block_on(stack.call(|| async { Ok::<_, ()>(1) }));
+/// assert_eq!(result, Err(Error::Rejected(Rejected::new("maintenance", Reason::Closed))));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Gated<G>(pub G);
+
+async fn admitted<T, E, Fut: Future<Output = Result<T, Error<E>>>>(
+    permit: Result<Permit<'_>, Rejected>,
+    judge: &impl Judge<T, E>,
+    call: Call,
+    next: impl Fn(Call) -> Fut,
+) -> Result<T, Error<E>> {
+    let permit = permit?;
+    let result = next(call).await;
+    permit.report(judge.judge(&result));
+    result
+}
+
+fn admitted_blocking<T, E>(
+    permit: Result<Permit<'_>, Rejected>,
+    judge: &impl Judge<T, E>,
+    call: Call,
+    mut next: impl FnMut(Call) -> Result<T, Error<E>>,
+) -> Result<T, Error<E>> {
+    let permit = permit?;
+    let result = next(call);
+    permit.report(judge.judge(&result));
+    result
+}
+
+/// Makes a policy of a type, given where its gate and its judge are.
+macro_rules! gate_policy {
+    ([$($generics:tt)*] $type:ty, |$this:ident| $gate:expr, $judge:expr) => {
+        impl<T: Send, E: Send, $($generics)*> Policy<T, E> for $type {
+            async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+            where
+                F: Fn(Call) -> Fut + Send + Sync,
+                Fut: Future<Output = Result<T, Error<E>>> + Send,
+            {
+                let $this = self;
+                admitted($gate.try_acquire_for(call), $judge, call, next).await
+            }
+        }
+
+        impl<T, E, $($generics)*> Blocking<T, E> for $type {
+            fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
+            where
+                F: FnMut(Call) -> Result<T, Error<E>>,
+            {
+                let $this = self;
+                admitted_blocking($gate.try_acquire_for(call), $judge, call, next)
+            }
+        }
+    };
+}
+gate_policy!([] TokenBucket, |gate| gate, &AnyError);
+gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
+gate_policy!([] Bulkhead, |gate| gate, &AnyError);
+gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
+gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
+gate_policy!([G: Gate, J: Judge<T, E>] Judged<G, J>, |judged| judged.gate, &judged.judge);
+
+impl Once for TokenBucket {}
+impl Once for CircuitBreaker {}
+impl Once for Bulkhead {}
+impl Once for dyn Gate + '_ {}
+impl<G> Once for Gated<G> {}
+impl<G, J> Once for Judged<G, J> {}
+impl<G> Once for WaitUpTo<G> {}
+
+impl<G: Acquire> WaitUpTo<G> {
+    /// The call as the gate sees it: it waits no longer than the limit. The operation keeps its own deadline.
+    fn waiting(&self, call: Call) -> Call {
+        call.tightened(self.gate.clock().after(self.limit))
+    }
+}
+
+impl<T: Send, E: Send, G: Acquire> Policy<T, E> for WaitUpTo<G> {
+    async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+    where
+        F: Fn(Call) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, Error<E>>> + Send,
+    {
+        admitted(self.gate.acquire_for(self.waiting(call)).await, &AnyError, call, next).await
+    }
+}
+
+impl<T, E, G: Acquire> Blocking<T, E> for WaitUpTo<G> {
+    fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
+    where
+        F: FnMut(Call) -> Result<T, Error<E>>,
+    {
+        admitted_blocking(block_on(self.gate.acquire_for(self.waiting(call))), &AnyError, call, next)
+    }
+}

@@ -1,0 +1,251 @@
+//! Composition: [`Policy`], and the tuples that are stacks.
+
+mod admit;
+mod fallback;
+mod retry;
+mod stack;
+mod timeout;
+
+pub use admit::Gated;
+pub use fallback::{Always, Fallback, Instead, Replace};
+pub use retry::Retry;
+pub use timeout::Timeout;
+
+use std::sync::Arc;
+
+use crate::call::Call;
+use crate::error::Error;
+use crate::sync::Mutex;
+
+/// Runs calls under a policy: a limit, a breaker, a retry loop, a timeout, or a stack of them.
+///
+/// A tuple of policies is a policy, **outermost first**; tuples nest, `()` does nothing, `Option<P>` switches a policy
+/// off, and `&P` and `Arc<P>` share one. Gates of your own enter through [`Gated`].
+///
+/// # Which goes outside which
+///
+/// `(total timeout, fallback, retry, breaker, bulkhead, rate limit, timeout of one attempt)` is a good start:
+/// the breaker inside the retry sees every attempt, and limits inside the retry count every attempt. A breaker
+/// outside a retry sees one failure where three happened; a bulkhead outside a retry stays taken while it sleeps.
+///
+/// # Errors
+///
+/// Errors stay flat: however deep the stack, a call ends in `Result<T, Error<E>>` with your own `E`.
+///
+/// # Cancel safety
+///
+/// A call may be dropped at any await point. Permits are given back, waiters leave their line, and the operation is
+/// dropped where it stands.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use floodwall::{Bulkhead, Error, Exponential, Policy, Retry, Timeout, TokenBucket};
+///
+/// # floodwall::block_on(async {
+/// let upstream = (
+///     Timeout::new(Duration::from_secs(2)),
+///     Retry::new(Exponential::new(Duration::from_millis(1)).attempts(3)),
+///     Bulkhead::new(64),
+///     TokenBucket::per_second(500),
+/// );
+/// let answer = upstream.call(|| async { "42".parse::<u8>() }).await;
+/// assert_eq!(answer, Ok(42));
+/// # });
+/// ```
+///
+/// A policy of your own is one method:
+///
+/// ```
+/// use floodwall::{Call, Error, Policy};
+///
+/// struct Logged;
+/// impl<T: Send, E: Send> Policy<T, E> for Logged {
+///     async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+///     where
+///         F: Fn(Call) -> Fut + Send + Sync,
+///         Fut: Future<Output = Result<T, Error<E>>> + Send,
+///     {
+///         let result = next(call).await;
+///         println!("attempt {}: ok {}", call.attempt, result.is_ok());
+///         result
+///     }
+/// }
+/// assert_eq!(floodwall::block_on((Logged,).call(|| async { Ok::<_, ()>(1) })), Ok(1));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a policy for calls that give `Result<{T}, {E}>`",
+    note = "put a gate of your own into a stack as `Gated(gate)`",
+    note = "a judge or fallback must fit the call's types: write them out, as in `|error: &Error<MyError>| ..`"
+)]
+pub trait Policy<T: Send, E: Send>: Send + Sync {
+    /// Runs `next` under this policy. Implement this; call [`call`](Policy::call).
+    ///
+    /// `next` may be called any number of times, with the call as it is or tightened.
+    fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
+    where
+        F: Fn(Call) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, Error<E>>> + Send;
+
+    /// Runs `op` under this policy.
+    ///
+    /// # Errors
+    ///
+    /// How the call ended badly: see [`Error`].
+    fn call<F, Fut>(&self, op: F) -> impl Future<Output = Result<T, Error<E>>> + Send
+    where
+        F: Fn() -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        self.around(Call::new(), move |_| lifted(op()))
+    }
+
+    /// Runs `op` under this policy, for a call with a deadline, a cost or a priority. `op` sees what is left of it.
+    ///
+    /// # Errors
+    ///
+    /// How the call ended badly: see [`Error`].
+    fn call_with<F, Fut>(&self, call: Call, op: F) -> impl Future<Output = Result<T, Error<E>>> + Send
+    where
+        F: Fn(Call) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        self.around(call, move |call| lifted(op(call)))
+    }
+
+    /// Runs `op`, which can run only once: it moves a body, or borrows a connection mutably.
+    ///
+    /// # Errors
+    ///
+    /// How the call ended badly: see [`Error`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Policy, Timeout};
+    ///
+    /// let body = String::from("moved, not cloned");
+    /// let sent = Timeout::new(Duration::from_secs(1)).call_once(|| async move { Ok::<_, ()>(body.len()) });
+    /// assert_eq!(floodwall::block_on(sent), Ok(17));
+    /// ```
+    fn call_once<F, Fut>(&self, op: F) -> impl Future<Output = Result<T, Error<E>>> + Send
+    where
+        Self: Once,
+        F: FnOnce() -> Fut + Send,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        let op = Mutex::new(Some(op));
+        self.around(Call::new().once(), move |_| {
+            let op = op.lock().take().expect("a policy that implements Once called twice");
+            lifted(op())
+        })
+    }
+}
+
+/// Policies that run their call at most once, so that [`call_once`](Policy::call_once) can use them: gates,
+/// [`Timeout`], [`Fallback`], and stacks of them; not [`Retry`].
+///
+/// ```compile_fail
+/// # use std::time::Duration;
+/// use floodwall::{Constant, Policy, Retry};
+/// let body = String::from("moved");
+/// let retry = Retry::new(Constant::new(Duration::ZERO));
+/// let _ = retry.call_once(|| async move { Ok::<_, ()>(body) });
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` may run a call more than once",
+    label = "a call that can be made only once cannot be repeated",
+    note = "use `call` with an operation that can run again, or leave the retry out of this stack"
+)]
+pub trait Once {}
+
+/// Policies whose promise also holds on a plain thread: no `Send` bounds, and `op` may borrow and change what it likes.
+///
+/// [`Timeout`] is not one: a thread cannot abandon a call that is running.
+///
+/// ```
+/// use floodwall::{Blocking, Bulkhead, TokenBucket};
+///
+/// let stack = (Bulkhead::new(8), TokenBucket::per_second(100));
+/// let mut reads = 0;
+/// let size = stack.call_blocking(|| {
+///     reads += 1;
+///     std::fs::read("Cargo.toml").map(|bytes| bytes.len())
+/// });
+/// assert!(size.unwrap() > 0 && reads == 1);
+/// ```
+///
+/// ```compile_fail
+/// # use std::time::Duration;
+/// use floodwall::{Blocking, Timeout};
+/// let stack = (Timeout::new(Duration::from_secs(1)),);
+/// let _ = stack.call_blocking(|| Ok::<_, ()>(1));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot guard a blocking call",
+    label = "it would have to abandon a call in flight, which a thread cannot do",
+    note = "take the timeout out of the stack and set the time limit in the driver, or use the async `call`"
+)]
+pub trait Blocking<T, E> {
+    /// Runs `next` under this policy. Implement this; call [`call_blocking`](Blocking::call_blocking).
+    fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
+    where
+        F: FnMut(Call) -> Result<T, Error<E>>;
+
+    /// Runs `op` under this policy, on this thread.
+    ///
+    /// # Errors
+    ///
+    /// How the call ended badly: see [`Error`].
+    fn call_blocking<F>(&self, mut op: F) -> Result<T, Error<E>>
+    where
+        F: FnMut() -> Result<T, E>,
+    {
+        self.around_blocking(Call::new(), move |_| op().map_err(Error::Inner))
+    }
+
+    /// Runs `op` under this policy, on this thread, for a call with a deadline, a cost or a priority.
+    ///
+    /// The deadline bounds waits and retries; a call that runs is not interrupted.
+    ///
+    /// # Errors
+    ///
+    /// How the call ended badly: see [`Error`].
+    fn call_blocking_with<F>(&self, call: Call, mut op: F) -> Result<T, Error<E>>
+    where
+        F: FnMut(Call) -> Result<T, E>,
+    {
+        self.around_blocking(call, move |call| op(call).map_err(Error::Inner))
+    }
+}
+
+async fn lifted<T, E, Fut: Future<Output = Result<T, E>>>(op: Fut) -> Result<T, Error<E>> {
+    op.await.map_err(Error::Inner)
+}
+
+macro_rules! delegate_policy {
+    ($pointer:ty) => {
+        impl<T: Send, E: Send, P: Policy<T, E> + ?Sized> Policy<T, E> for $pointer {
+            fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
+            where
+                F: Fn(Call) -> Fut + Send + Sync,
+                Fut: Future<Output = Result<T, Error<E>>> + Send,
+            {
+                (**self).around(call, next)
+            }
+        }
+
+        impl<P: Once + ?Sized> Once for $pointer {}
+
+        impl<T, E, P: Blocking<T, E> + ?Sized> Blocking<T, E> for $pointer {
+            fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
+            where
+                F: FnMut(Call) -> Result<T, Error<E>>,
+            {
+                (**self).around_blocking(call, next)
+            }
+        }
+    };
+}
+delegate_policy!(&P);
+delegate_policy!(Arc<P>);
