@@ -126,8 +126,7 @@ impl Gate for Bulkhead {
         self.hook.admission(if served { Ok(self.permit(call)) } else { Err(self.full()) })
     }
 
-    fn release(&self, ticket: Ticket, outcome: Outcome) {
-        drop(ticket);
+    fn release(&self, _ticket: Ticket, outcome: Outcome) {
         let mut core = self.core.lock();
         core.take_back(());
         serve_waiters(&self.core, core);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clock::{self, Clock};
+use crate::clock::{self, Clock, NEVER};
 
 /// What one call asks of the policies on its way: its deadline, cost and priority.
 ///
@@ -35,8 +35,6 @@ pub struct Call {
     pub priority: u8,
     repeatable: bool,
 }
-
-pub(crate) const NEVER: u64 = u64::MAX;
 
 impl Call {
     /// The priority of a call that asked for none.

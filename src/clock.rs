@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 
-use crate::call::NEVER;
 use crate::error::saturating_nanos;
 use crate::park;
 use crate::sync::{AtomicU64, Mutex, OnceLock, Ordering};
@@ -190,6 +189,9 @@ impl fmt::Debug for Clock {
         })
     }
 }
+
+/// A time on the process's timeline that does not come.
+pub(crate) const NEVER: u64 = u64::MAX;
 
 /// The start of the process's timeline: the first time that anyone asked.
 fn origin() -> Instant {

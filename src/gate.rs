@@ -5,8 +5,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::call::{Call, NEVER};
-use crate::clock::{self, Clock};
+use crate::call::Call;
+use crate::clock::{self, Clock, NEVER};
 use crate::error::{Error, Rejected};
 use crate::event::Outcome;
 use crate::judge::{Judged, When};

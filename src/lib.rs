@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod call;
+// In layers: a module imports only from those above it here, and primitives never import each other
+// (`tests/tidy.rs` checks it).
 mod error;
 mod event;
 
@@ -13,11 +14,13 @@ mod sync;
 
 mod backoff;
 mod clock;
-mod wait;
 mod window;
 
-mod gate;
+mod call;
 mod judge;
+mod wait;
+
+mod gate;
 
 mod breaker;
 mod bulkhead;

@@ -4,8 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::sync::{AtomicBool, Ordering, thread};
-
 /// Runs a future on this thread until it is done, parking the thread while there is nothing to do.
 ///
 /// The blocking verbs of this crate (`acquire_blocking`, `call_blocking`) are their async twins under `block_on`.
@@ -33,49 +31,51 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Wakes a parked thread.
-struct Unpark {
-    thread: thread::Thread,
-    notified: AtomicBool,
-}
-
-impl Unpark {
-    fn current() -> Arc<Self> {
-        Arc::new(Self { thread: thread::current(), notified: AtomicBool::new(false) })
-    }
-
-    fn take_notice(&self) -> bool {
-        // Acquire, partner of the Release in `wake`: sees what was done before the wake-up.
-        self.notified.swap(false, Ordering::Acquire)
-    }
-}
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // Release, partner of the Acquire in `take_notice`.
-        if !self.notified.swap(true, Ordering::Release) {
-            self.thread.unpark();
-        }
-    }
-}
-
+#[cfg(floodwall_loom)]
+use modelled::Entered;
 #[cfg(not(floodwall_loom))]
-use timers::Entered;
+use real::Entered;
 #[cfg(not(floodwall_loom))]
-pub(crate) use timers::{Timer, arm, disarm, rearm};
+pub(crate) use real::{Timer, arm, disarm, rearm};
 
-/// The timers of the futures that a parked thread runs.
+/// A thread that parks, and the timers of the futures that it runs.
 #[cfg(not(floodwall_loom))]
-mod timers {
+mod real {
     use std::cell::{Cell, RefCell};
     use std::time::{Duration, Instant};
 
-    use super::{Arc, Unpark, Wake, Waker, thread};
-    use crate::sync::{AtomicU64, Ordering};
+    use super::{Arc, Wake, Waker};
+    use crate::sync::{AtomicBool, AtomicU64, Ordering, thread};
+
+    /// Wakes a parked thread.
+    struct Unpark {
+        thread: thread::Thread,
+        notified: AtomicBool,
+    }
+
+    impl Unpark {
+        fn current() -> Arc<Self> {
+            Arc::new(Self { thread: thread::current(), notified: AtomicBool::new(false) })
+        }
+
+        fn take_notice(&self) -> bool {
+            // Acquire, partner of the Release in `wake`: sees what was done before the wake-up.
+            self.notified.swap(false, Ordering::Acquire)
+        }
+    }
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.wake_by_ref();
+        }
+
+        fn wake_by_ref(self: &Arc<Self>) {
+            // Release, partner of the Acquire in `take_notice`.
+            if !self.notified.swap(true, Ordering::Release) {
+                self.thread.unpark();
+            }
+        }
+    }
 
     struct Parked {
         /// How many `block_on`s this thread is in.
@@ -213,23 +213,41 @@ mod timers {
     }
 }
 
-/// loom has no thread locals to keep a waker in, and no time: every `block_on` makes its own, and clocks are manual.
+/// loom has no time, and an unpark of its threads also ends other waits: so no timers, and a condition to wait for.
 #[cfg(floodwall_loom)]
-struct Entered {
-    unpark: Arc<Unpark>,
-    waker: Waker,
-}
+mod modelled {
+    use super::{Arc, Wake, Waker};
+    use crate::sync::{Condvar, Mutex};
 
-#[cfg(floodwall_loom)]
-impl Entered {
-    fn enter() -> Self {
-        let unpark = Unpark::current();
-        Self { waker: unpark.clone().into(), unpark }
+    struct Unpark {
+        notified: Mutex<bool>,
+        changed: Condvar,
     }
 
-    fn wait(&self) {
-        while !self.unpark.take_notice() {
-            thread::park();
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            *self.notified.lock() = true;
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) struct Entered {
+        unpark: Arc<Unpark>,
+        pub(super) waker: Waker,
+    }
+
+    impl Entered {
+        pub(super) fn enter() -> Self {
+            let unpark = Arc::new(Unpark { notified: Mutex::new(false), changed: Condvar::new() });
+            Self { waker: unpark.clone().into(), unpark }
+        }
+
+        pub(super) fn wait(&self) {
+            let mut notified = self.unpark.notified.lock();
+            while !std::mem::take(&mut *notified) {
+                notified =
+                    self.unpark.changed.wait(notified).unwrap_or_else(|poisoned| poisoned.into_inner());
+            }
         }
     }
 }

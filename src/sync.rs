@@ -22,9 +22,8 @@ mod real {
 
 #[cfg(floodwall_loom)]
 mod modelled {
-    pub(crate) use loom::sync::MutexGuard;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    pub(crate) use loom::thread;
+    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use loom::sync::{Condvar, MutexGuard};
 
     /// loom's mutex, without poisoning.
     #[derive(Debug)]

@@ -23,7 +23,8 @@ use crate::{Call, Error, Once, Policy, Reason, Rejected};
 /// Puts a stack of policies around any service that can be cloned.
 ///
 /// The service's errors become [`Error<S::Error>`](Error), so that a handler further out can tell what ran and failed
-/// from what never ran. With axum, turn them into answers with its `HandleErrorLayer`.
+/// from what never ran. With axum, turn them into answers with its `HandleErrorLayer`. A tower layer further out that
+/// boxes errors takes them after `.map_err(Error::lift::<BoxError>)`.
 ///
 /// # Cost
 ///
@@ -63,7 +64,9 @@ impl<P: Once> PolicyLayer<P> {
 
 impl<P, C> PolicyLayer<P, C> {
     /// A layer for a stack that may run a call again. `copy` copies a request for a further attempt, or returns `None`
-    /// for a request that must not be sent twice: such a call is not repeated, see [`Call::once`].
+    /// for a request that must not be sent twice: such a call is not repeated, see [`Call::once`]. It is asked before
+    /// the first attempt, and should answer alike for one request: if it refuses only later, the call ends as rejected
+    /// by "tower", and the error of the attempt before is lost.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -106,10 +109,15 @@ impl<S, P, C: Clone> Layer<S> for PolicyLayer<P, C> {
 }
 
 /// A service under a stack of policies; made by [`PolicyLayer`].
-#[derive(Debug)]
 pub struct PolicyService<S, P, C = Never> {
     service: S,
     layer: PolicyLayer<P, C>,
+}
+
+impl<S: fmt::Debug, P: fmt::Debug, C> fmt::Debug for PolicyService<S, P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyService").field("service", &self.service).field("layer", &self.layer).finish()
+    }
 }
 
 impl<S: Clone, P, C: Clone> Clone for PolicyService<S, P, C> {

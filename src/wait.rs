@@ -13,11 +13,9 @@ use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
 
-use crate::clock::{Clock, Sleep};
-use crate::sync::{Mutex, MutexGuard};
-
-use crate::call::NEVER;
+use crate::clock::{Clock, NEVER, Sleep};
 use crate::slab::Slab;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The waiters of one primitive, first come first served.
 #[derive(Debug)]

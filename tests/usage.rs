@@ -1,13 +1,14 @@
 //! What users write, compiled and run: spawned stacks, borrowed locals, moved bodies, `?` into other errors.
+#![cfg(not(floodwall_loom))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, Blocking, Bulkhead, Call, CircuitBreaker, Constant, Error, Exponential, Fallback, Gate, Gated, Once,
-    Outcome, OwnedPermit, Permit, Policy, Reason, Rejected, Retry, State, Ticket, TimedOut, Timeout, TokenBucket,
-    block_on,
+    Acquire, Blocking, Bulkhead, Call, CircuitBreaker, Constant, Error, Exponential, Fallback, Gate, Gated,
+    Once, Outcome, OwnedPermit, Permit, Policy, Reason, Rejected, Retry, State, Ticket, TimedOut, Timeout,
+    TokenBucket, block_on,
 };
 
 fn millis(millis: u64) -> Duration {
@@ -123,7 +124,8 @@ async fn errors_flow_into_anyhow_and_into_an_enum() {
     let full = Bulkhead::new(1);
     let _permit = full.try_acquire().unwrap();
     assert!(matches!(in_enum(&full).await, Err(AppError::Busy(r)) if r.reason() == Reason::BulkheadFull));
-    let pending = Timeout::new(millis(1)).call(std::future::pending::<Result<(), std::num::ParseIntError>>).await;
+    let pending =
+        Timeout::new(millis(1)).call(std::future::pending::<Result<(), std::num::ParseIntError>>).await;
     assert!(matches!(pending.map_err(Error::lift), Err(AppError::Slow(t)) if t.after() == millis(1)));
 }
 
@@ -141,7 +143,8 @@ impl Client {
 #[tokio::test]
 async fn a_stack_lives_in_a_field() {
     let breaker = Arc::new(CircuitBreaker::builder().build());
-    let client = Client { stack: (Timeout::new(millis(500)), None, breaker.clone(), Arc::new(Bulkhead::new(2))) };
+    let client =
+        Client { stack: (Timeout::new(millis(500)), None, breaker.clone(), Arc::new(Bulkhead::new(2))) };
     assert_eq!(client.get(4).await.unwrap(), 8);
     assert_eq!(breaker.state(), State::Closed);
 }

@@ -24,8 +24,8 @@ use crate::sync::{AtomicU64, Ordering, const_fn};
 /// taken their tokens in advance, so nobody passes them, and a wait that cannot end before the call's deadline is
 /// refused at its start.
 ///
-/// Rates are exact: over any time `t` a bucket admits at most `burst + rate × t`, without drift, however often it is
-/// asked.
+/// Rates are exact: in a time `t` a bucket admits at most `burst + rate × t`, to within two nanoseconds of flow, and
+/// without drift, however long it runs and however often it is asked.
 ///
 /// # Cost
 ///
@@ -137,7 +137,8 @@ impl TokenBucket {
         // Relaxed throughout: the word is all there is, and it guards no other data.
         let mut full_at = self.full_at.load(Ordering::Relaxed);
         loop {
-            // Read in each round. Kept after a lost race, an old time would admit again what has been paid out since.
+            // Read in each round. A time from before a lost race could admit nothing more, since the word only moves
+            // forward, but it would refuse what has flowed in since.
             let now = self.clock.nanos();
             if now >= call.deadline {
                 return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded));
@@ -164,8 +165,7 @@ impl Gate for TokenBucket {
         self.hook.admission(self.take(call, false).map(|_| self.permit(call)))
     }
 
-    fn release(&self, ticket: Ticket, outcome: Outcome) {
-        drop(ticket);
+    fn release(&self, _ticket: Ticket, outcome: Outcome) {
         self.hook.emit(Event::Finished(outcome));
     }
 

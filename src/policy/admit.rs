@@ -33,18 +33,6 @@ use crate::park::block_on;
 #[derive(Clone, Copy, Debug)]
 pub struct Gated<G>(pub G);
 
-async fn admitted<T, E, Fut: Future<Output = Result<T, Error<E>>>>(
-    permit: Result<Permit<'_>, Rejected>,
-    judge: &impl Judge<T, E>,
-    call: Call,
-    next: impl Fn(Call) -> Fut,
-) -> Result<T, Error<E>> {
-    let permit = permit?;
-    let result = next(call).await;
-    permit.report(judge.judge(&result));
-    result
-}
-
 fn admitted_blocking<T, E>(
     permit: Result<Permit<'_>, Rejected>,
     judge: &impl Judge<T, E>,
@@ -67,7 +55,11 @@ macro_rules! gate_policy {
                 Fut: Future<Output = Result<T, Error<E>>> + Send,
             {
                 let $this = self;
-                admitted($gate.try_acquire_for(call), $judge, call, next).await
+                // Not a function of its own: a future within a future would be larger by its arguments.
+                let permit = $gate.try_acquire_for(call)?;
+                let result = next(call).await;
+                permit.report(Judge::judge($judge, &result));
+                result
             }
         }
 
@@ -110,7 +102,10 @@ impl<T: Send, E: Send, G: Acquire> Policy<T, E> for WaitUpTo<G> {
         F: Fn(Call) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, Error<E>>> + Send,
     {
-        admitted(self.gate.acquire_for(self.waiting(call)).await, &AnyError, call, next).await
+        let permit = self.gate.acquire_for(self.waiting(call)).await?;
+        let result = next(call).await;
+        permit.report(AnyError.judge(&result));
+        result
     }
 }
 

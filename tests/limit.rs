@@ -1,0 +1,366 @@
+//! Token buckets: tables of literal times, and the traps that other limiters fell into.
+#![cfg(not(floodwall_loom))]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use floodwall::{
+    Acquire, Call, Clock, Error, Event, Gate, Policy, Reason, Rejected, Residual, TimeSource, TokenBucket,
+    block_on,
+};
+use support::{millis, nanos, poll, secs};
+
+fn cost(tokens: u32) -> Call {
+    Call::new().cost(tokens)
+}
+
+/// (milliseconds, cost, admitted, left, retry after), from redis-cell and throttled: 5 a second in bursts of 5.
+#[test]
+fn the_generic_cell_rate_table() {
+    let table = [
+        (0, 6, false, 5, None),
+        (0, 1, true, 4, None),
+        (0, 1, true, 3, None),
+        (0, 1, true, 2, None),
+        (0, 1, true, 1, None),
+        (0, 1, true, 0, None),
+        (0, 1, false, 0, Some(1000)),
+        (3000, 1, true, 2, None),
+        (3100, 1, true, 1, None),
+        (4000, 1, true, 1, None),
+        (8000, 1, true, 4, None),
+        (9500, 1, true, 4, None),
+        (9500, 0, true, 4, None),
+        (9500, 2, true, 2, None),
+        (9500, 5, false, 2, Some(3000)),
+        (15000, 6, false, 5, None),
+    ];
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per_second(1).burst(5).clock(clock.clone());
+    let start = clock.now();
+    for (at, tokens, admitted, left, retry_after) in table {
+        clock.advance((start + millis(at)) - clock.now());
+        let decision = bucket.try_acquire_for(cost(tokens)).map(|_| ());
+        let case = format!("{at} ms, cost {tokens}");
+        assert_eq!(decision.is_ok(), admitted, "{case}");
+        assert_eq!(bucket.available(), left, "{case}");
+        assert_eq!(
+            decision.err().and_then(|rejected| rejected.retry_after()),
+            retry_after.map(millis),
+            "{case}"
+        );
+    }
+}
+
+/// From bucket4j: 10 per 100 ns. What has flowed in by 97 ns is nine tokens, and the rest is not forgotten.
+#[test]
+fn fractions_are_neither_given_early_nor_lost() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per(10, nanos(100)).clock(clock.clone());
+    assert!(bucket.try_acquire_for(cost(10)).is_ok());
+    clock.advance(nanos(97));
+    assert!(bucket.try_acquire_for(cost(9)).is_ok());
+    assert!(bucket.try_acquire().is_err());
+    clock.advance(nanos(3));
+    assert!(bucket.try_acquire().is_ok());
+    assert!(bucket.try_acquire().is_err());
+}
+
+/// A limiter that rounds down at each poll loses up to half of its tokens.
+#[test]
+fn frequent_polling_loses_nothing() {
+    let clock = Clock::manual();
+    // Room for two: while it is full, what flows in is lost by right.
+    let bucket = TokenBucket::per_second(1).burst(2).clock(clock.clone());
+    assert!(bucket.try_acquire_for(cost(2)).is_ok());
+    let mut admitted = 0;
+    for _ in 0..2_000_000 {
+        clock.advance(nanos(1_500));
+        admitted += u32::from(bucket.try_acquire().is_ok());
+    }
+    assert_eq!(admitted, 3);
+}
+
+/// A whole-nanosecond period makes 300 million a second 333 million.
+#[test]
+fn high_rates_do_not_drift() {
+    for rate in [300_000_000, 600_000_000, 999_999_999, 7, 333] {
+        let clock = Clock::manual();
+        let bucket = TokenBucket::per_second(rate).burst(rate * 11).clock(clock.clone());
+        assert!(bucket.try_acquire_for(cost(rate as u32)).is_ok());
+        let spend = |bucket: &TokenBucket| {
+            let left = bucket.available();
+            for _ in 0..left / u64::from(u32::MAX) {
+                assert!(bucket.try_acquire_for(cost(u32::MAX)).is_ok());
+            }
+            assert!(bucket.try_acquire_for(cost((left % u64::from(u32::MAX)) as u32)).is_ok());
+            left
+        };
+        let first = spend(&bucket);
+        assert_eq!(first, rate * 10);
+        let mut flowed = 0;
+        for _ in 0..9 {
+            clock.advance(nanos(1_111_111_111));
+            flowed += spend(&bucket);
+        }
+        clock.advance(nanos(1));
+        flowed += spend(&bucket);
+        assert_eq!(flowed, rate * 10, "{rate} a second");
+    }
+}
+
+#[test]
+fn a_bucket_that_was_idle_holds_no_more_than_its_burst() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per_second(10).burst(3).clock(clock.clone());
+    clock.advance(secs(100 * 365 * 86_400));
+    assert_eq!(bucket.available(), 3);
+    assert!(bucket.try_acquire_for(cost(3)).is_ok());
+    assert!(bucket.try_acquire().is_err());
+}
+
+#[test]
+fn who_comes_back_after_retry_after_is_admitted_and_not_a_moment_earlier() {
+    for (rate, period) in [(1, secs(1)), (3, secs(1)), (7, nanos(1_000_003)), (1, secs(86_400 * 365 * 100))] {
+        let clock = Clock::manual();
+        let bucket = TokenBucket::per(rate, period).clock(clock.clone());
+        while bucket.try_acquire().is_ok() {}
+        let wait = bucket.try_acquire().unwrap_err().retry_after().unwrap();
+        clock.advance(wait - nanos(1));
+        assert!(bucket.try_acquire().is_err(), "{rate} per {period:?}");
+        clock.advance(nanos(1));
+        assert!(bucket.try_acquire().is_ok(), "{rate} per {period:?}");
+    }
+}
+
+#[test]
+fn a_cost_that_never_fits_is_rejected_without_a_time() {
+    let bucket = TokenBucket::per_second(10).burst(5).name("mail");
+    let rejected = bucket.try_acquire_for(cost(6)).unwrap_err();
+    assert_eq!(rejected, Rejected::new("mail", Reason::RateLimited));
+    assert_eq!(block_on(bucket.acquire_for(cost(u32::MAX))).unwrap_err(), rejected);
+    assert_eq!(bucket.available(), 5);
+}
+
+/// A clock that a test sets to what it likes.
+struct Settable(Instant, Arc<AtomicI64>);
+
+impl TimeSource for Settable {
+    fn now(&self) -> Instant {
+        let offset = self.1.load(Ordering::Relaxed);
+        if offset >= 0 { self.0 + nanos(offset as u64) } else { self.0 - nanos(offset.unsigned_abs()) }
+    }
+
+    fn sleep_until(&self, _: Instant) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[test]
+fn a_clock_that_goes_back_mints_nothing() {
+    let offset = Arc::new(AtomicI64::new(0));
+    let clock = Clock::new(Settable(Instant::now() + secs(1_000), offset.clone()));
+    let bucket = TokenBucket::per_second(1).burst(2).clock(clock);
+    let (mut admitted, mut latest) = (0, 0);
+    for step in [0, 500, -900_000, 1_000, 999, -5, 2_000, 0, 2_999, -700_000, 4_000] {
+        latest = latest.max(step);
+        offset.store(step * 1_000_000, Ordering::Relaxed);
+        while bucket.try_acquire().is_ok() {
+            admitted += 1;
+        }
+        assert!(admitted <= 2 + latest / 1_000, "{admitted} at {step} ms");
+    }
+    assert_eq!(admitted, 6);
+}
+
+/// Threads that reuse a time read before a lost race admit many times the quota: only a real clock shows it.
+#[test]
+fn threads_under_a_real_clock_never_exceed_the_quota() {
+    for (threads, rate) in [(2, 1_000), (4, 100_000), (8, 5_000_000)] {
+        let bucket = TokenBucket::per_second(rate).burst(10);
+        let start = Instant::now();
+        let admitted: u64 = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut admitted = 0;
+                        while start.elapsed() < millis(100) {
+                            admitted += u64::from(bucket.try_acquire().is_ok());
+                        }
+                        admitted
+                    })
+                })
+                .collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        let bound = 10.0 + rate as f64 * start.elapsed().as_secs_f64() + 1.0;
+        assert!(admitted as f64 <= bound, "{threads} threads at {rate}/s: {admitted} > {bound}");
+        assert!(admitted >= 10);
+    }
+}
+
+/// From failsafe: one per 500 ms; the seventh of seven that wait starts at 3 s.
+#[test]
+fn waiters_start_in_turn_evenly_spaced() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per(1, millis(500)).clock(clock.clone());
+    let mut waiters: Vec<_> = (0..7).map(|_| Box::pin(bucket.acquire())).collect();
+    assert!(poll(&mut waiters[0]).is_ready());
+    for waiter in &mut waiters[1..] {
+        assert!(poll(waiter).is_pending());
+    }
+    for turn in 1..7 {
+        clock.advance(millis(499));
+        assert!(poll(&mut waiters[turn]).is_pending());
+        clock.advance(millis(1));
+        assert!(poll(&mut waiters[turn]).is_ready());
+    }
+}
+
+#[test]
+fn nobody_passes_a_waiter_with_a_large_cost() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per_second(1).burst(5).clock(clock.clone());
+    assert!(bucket.try_acquire_for(cost(5)).is_ok());
+    let mut large = Box::pin(bucket.acquire_for(cost(5)));
+    assert!(poll(&mut large).is_pending());
+    for _ in 0..5 {
+        clock.advance(secs(1));
+        assert!(bucket.try_acquire().is_err());
+    }
+    assert!(poll(&mut large).is_ready());
+}
+
+#[test]
+fn a_wait_that_cannot_end_in_time_is_refused_at_its_start() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per_second(1).clock(clock.clone());
+    assert!(bucket.try_acquire().is_ok());
+    let call = Call::new().deadline(clock.now() + millis(999));
+    let Poll::Ready(Err(rejected)) = poll(&mut Box::pin(bucket.acquire_for(call))) else {
+        panic!("it waits")
+    };
+    assert_eq!(rejected.retry_after(), Some(secs(1)));
+    clock.advance(secs(1));
+    assert_eq!(bucket.available(), 1);
+    assert_eq!(bucket.try_acquire_for(call).unwrap_err().reason(), Reason::DeadlineExceeded);
+}
+
+#[test]
+fn a_cancelled_waiter_gives_its_tokens_back() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per_second(1).burst(3).clock(clock.clone());
+    assert!(bucket.try_acquire_for(cost(3)).is_ok());
+    let mut waiter = Box::pin(bucket.acquire_for(cost(2)));
+    assert!(poll(&mut waiter).is_pending());
+    clock.advance(secs(1));
+    assert_eq!(bucket.available(), 0);
+    drop(waiter);
+    assert_eq!(bucket.available(), 1);
+}
+
+#[test]
+fn threads_wait_as_tasks_do() {
+    let bucket = TokenBucket::per(1, millis(2));
+    let start = Instant::now();
+    for _ in 0..4 {
+        bucket.acquire_blocking().unwrap().success();
+    }
+    assert!(start.elapsed() >= millis(6));
+    let call = Call::new().within(nanos(1));
+    assert!(bucket.acquire_blocking_for(call).is_err());
+}
+
+#[test]
+fn in_a_stack_a_bucket_rejects_and_wait_up_to_waits() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per_second(1).clock(clock.clone()).name("quota");
+    let ok = || async { Ok::<_, ()>(1) };
+    assert_eq!(block_on(bucket.call(ok)), Ok(1));
+    let rejected = Rejected::new("quota", Reason::RateLimited).after(secs(1));
+    assert_eq!(block_on(bucket.call(ok)), Err(Error::Rejected(rejected)));
+    let patient = (&bucket).wait_up_to(secs(2));
+    let mut call = Box::pin(patient.call(ok));
+    assert!(poll(&mut call).is_pending());
+    clock.advance(secs(1));
+    assert_eq!(poll(&mut call), Poll::Ready(Ok(1)));
+    let impatient = (&bucket).wait_up_to(millis(10));
+    assert_eq!(block_on(impatient.call(ok)), Err(Error::Rejected(rejected)));
+}
+
+#[test]
+fn a_debt_is_a_residual_until_it_is_paid() {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per_second(1).burst(10).clock(clock.clone());
+    assert_eq!(bucket.residual(), None);
+    assert!(bucket.try_acquire_for(cost(4)).is_ok());
+    assert_eq!(bucket.residual(), Some(Residual::Until(clock.now() + secs(4))));
+    clock.advance(secs(4));
+    assert_eq!(bucket.residual(), None);
+}
+
+#[test]
+fn events_tell_what_happened() {
+    let (sender, events) = std::sync::mpsc::channel();
+    let bucket = TokenBucket::per_second(1)
+        .clock(Clock::manual())
+        .observe("quota", move |name: &str, event| sender.send((name.to_owned(), event)).unwrap());
+    bucket.try_acquire().unwrap().success();
+    let rejected = bucket.try_acquire().unwrap_err();
+    let events: Vec<_> = events.try_iter().map(|(name, event)| (name == "quota", event)).collect();
+    let finished = Event::Finished(floodwall::Outcome::Success);
+    assert_eq!(events, [(true, Event::Admitted), (true, finished), (true, Event::Rejected(rejected))]);
+}
+
+mod absurd_settings {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "tokens: 0 must be at least 1")]
+    fn rate_zero() {
+        let _ = TokenBucket::per_second(0);
+    }
+
+    #[test]
+    #[should_panic(expected = "tokens: 1000000001 must be at most 1 per nanosecond of the period")]
+    fn more_than_one_token_per_nanosecond() {
+        let _ = TokenBucket::per_second(1_000_000_001);
+    }
+
+    #[test]
+    #[should_panic(expected = "period: 0 must be at least 1 ns")]
+    fn period_zero() {
+        let _ = TokenBucket::per(1, Duration::ZERO);
+    }
+
+    #[test]
+    #[should_panic(
+        expected = "period: 18446744073709551615 must be at most 9223372036854775808 ns (292 years)"
+    )]
+    fn the_longest_period() {
+        let _ = TokenBucket::per(1, Duration::MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "burst: 0 must be at least 1")]
+    fn burst_zero() {
+        let _ = TokenBucket::per_second(1).burst(0);
+    }
+
+    #[test]
+    #[should_panic(expected = "burst: 18446744073709551615 must be at most 4611686018427387904 (2^62)")]
+    fn the_largest_burst() {
+        let _ = TokenBucket::per_second(1).burst(u64::MAX);
+    }
+
+    #[test]
+    fn the_largest_burst_that_fits_is_served() {
+        let bucket = TokenBucket::per_second(1).burst(1 << 62).clock(Clock::manual());
+        assert!(bucket.try_acquire_for(cost(u32::MAX)).is_ok());
+        assert_eq!(bucket.available(), (1 << 62) - u64::from(u32::MAX));
+    }
+}

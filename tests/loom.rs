@@ -1,0 +1,237 @@
+//! Models of what threads share, in every order that three preemptions allow:
+//! `RUSTFLAGS="--cfg floodwall_loom" cargo test --test loom --release`.
+//!
+//! loom fails a model on a deadlock, so "it is woken" is proved by the model's end. Clocks move while threads run: with
+//! a clock that stands still, a time that was read too early is never caught.
+#![cfg(floodwall_loom)]
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use floodwall::{
+    Acquire, Bulkhead, Call, CircuitBreaker, Clock, Event, Gate, OwnedPermit, State, TokenBucket, block_on,
+};
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+
+fn model(check: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.max_branches = 10_000;
+    builder.check(check);
+}
+
+fn poll<F: Future + ?Sized>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn waiting(
+    bulkhead: &Arc<Bulkhead>,
+) -> Pin<Box<impl Future<Output = Result<OwnedPermit, floodwall::Rejected>>>> {
+    let mut waiter = Box::pin(OwnedPermit::acquire(bulkhead.clone()));
+    assert!(poll(&mut waiter).is_pending());
+    waiter
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn no_wake_up_is_lost() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let bulkhead = bulkhead.clone();
+                thread::spawn(move || bulkhead.acquire_blocking().unwrap().success())
+            })
+            .collect();
+        bulkhead.acquire_blocking().unwrap().success();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+    });
+}
+
+#[test]
+fn a_cancelled_waiter_passes_its_grant_on() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let permit = OwnedPermit::try_acquire(bulkhead.clone()).unwrap();
+        let cancelled = waiting(&bulkhead);
+        let releases = thread::spawn(move || permit.success());
+        let next = {
+            let bulkhead = bulkhead.clone();
+            thread::spawn(move || bulkhead.acquire_blocking().unwrap().success())
+        };
+        drop(cancelled);
+        releases.join().unwrap();
+        next.join().unwrap();
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+    });
+}
+
+#[test]
+fn a_timeout_that_races_a_grant_loses_nothing() {
+    model(|| {
+        let clock = Clock::manual();
+        let bulkhead = Arc::new(Bulkhead::new(1).clock(clock.clone()));
+        let permit = OwnedPermit::try_acquire(bulkhead.clone()).unwrap();
+        let releases = thread::spawn(move || permit.success());
+        let call = Call::new().deadline(clock.now() + SECOND);
+        let moves = thread::spawn(move || clock.advance(SECOND));
+        if let Ok(permit) = bulkhead.acquire_blocking_for(call) {
+            assert_eq!(bulkhead.running(), 1);
+            permit.success();
+        }
+        releases.join().unwrap();
+        moves.join().unwrap();
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+        assert!(bulkhead.try_acquire().is_ok());
+    });
+}
+
+#[test]
+fn two_releases_before_the_first_waiter_runs_wake_two() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(2));
+        let permits: Vec<_> = (0..2).map(|_| OwnedPermit::try_acquire(bulkhead.clone()).unwrap()).collect();
+        let waiters: Vec<_> = (0..2).map(|_| waiting(&bulkhead)).collect();
+        let releases: Vec<_> =
+            permits.into_iter().map(|permit| thread::spawn(move || permit.success())).collect();
+        // Each must be served without the other one having run.
+        for waiter in waiters.into_iter().rev() {
+            block_on(waiter).unwrap().success();
+        }
+        releases.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+    });
+}
+
+#[test]
+fn no_more_run_than_a_bulkhead_allows() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let running = Arc::new(AtomicU64::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (bulkhead, running) = (bulkhead.clone(), running.clone());
+                thread::spawn(move || {
+                    if let Ok(permit) = bulkhead.try_acquire() {
+                        assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0);
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        permit.success();
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(bulkhead.running(), 0);
+    });
+}
+
+#[test]
+fn a_sleeper_is_woken_by_a_clock_that_moves_while_it_lies_down() {
+    model(|| {
+        let clock = Clock::manual();
+        let at = clock.now() + SECOND;
+        let moves = {
+            let clock = clock.clone();
+            thread::spawn(move || clock.advance(SECOND))
+        };
+        block_on(clock.sleep_until(at));
+        moves.join().unwrap();
+    });
+}
+
+#[test]
+fn a_bucket_admits_no_more_than_has_flowed_in_while_the_clock_moves() {
+    model(|| {
+        let clock = Clock::manual();
+        let bucket = Arc::new(TokenBucket::per_second(1).burst(1).clock(clock.clone()));
+        let admitted = Arc::new(AtomicU64::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (bucket, admitted) = (bucket.clone(), admitted.clone());
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        if bucket.try_acquire().is_ok() {
+                            admitted.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                })
+            })
+            .collect();
+        clock.advance(SECOND);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let admitted = admitted.load(Ordering::SeqCst);
+        assert!((1..=2).contains(&admitted), "{admitted} of 1 and 1");
+    });
+}
+
+#[test]
+fn a_bucket_gives_cancelled_tokens_back_once() {
+    model(|| {
+        let clock = Clock::manual();
+        let bucket = Arc::new(TokenBucket::per_second(1).burst(2).clock(clock));
+        assert!(bucket.try_acquire_for(Call::new().cost(2)).is_ok());
+        let mut waiter = Box::pin(OwnedPermit::acquire(bucket.clone()));
+        assert!(poll(&mut waiter).is_pending());
+        let other = {
+            let bucket = bucket.clone();
+            thread::spawn(move || assert!(bucket.try_acquire().is_err()))
+        };
+        drop(waiter);
+        other.join().unwrap();
+        assert_eq!(bucket.try_acquire().unwrap_err().retry_after(), Some(SECOND));
+    });
+}
+
+#[test]
+fn a_half_open_breaker_admits_its_probes_and_tells_one_transition() {
+    model(|| {
+        let clock = Clock::manual();
+        let changes = Arc::new(AtomicU64::new(0));
+        let told = changes.clone();
+        let breaker = CircuitBreaker::builder().failures(1).open_for(SECOND).probes(1).clock(clock.clone());
+        let breaker = Arc::new(
+            breaker
+                .observe("db", move |_: &str, event| {
+                    if let Event::StateChanged { to: State::HalfOpen, .. } = event {
+                        told.fetch_add(1, Ordering::SeqCst);
+                    }
+                })
+                .build(),
+        );
+        breaker.try_acquire().unwrap().failure();
+        clock.advance(SECOND);
+        let probes = Arc::new(AtomicU64::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (breaker, probes) = (breaker.clone(), probes.clone());
+                thread::spawn(move || {
+                    if let Ok(permit) = breaker.try_acquire() {
+                        probes.fetch_add(1, Ordering::SeqCst);
+                        std::mem::forget(permit);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(probes.load(Ordering::SeqCst), 1);
+        assert_eq!(changes.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_late_result_that_races_a_transition_is_counted_in_one_generation_at_most() {
+    model(|| {
+        let breaker = Arc::new(CircuitBreaker::builder().failures(2).clock(Clock::manual()).build());
+        let permits: Vec<_> = (0..3).map(|_| OwnedPermit::try_acquire(breaker.clone()).unwrap()).collect();
+        let threads: Vec<_> =
+            permits.into_iter().map(|permit| thread::spawn(move || permit.failure())).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(breaker.state(), State::Open);
+    });
+}
