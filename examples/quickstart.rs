@@ -5,10 +5,10 @@
 //! ```
 //!
 //! Two HTTP servers on this machine live through the same 12 seconds: healthy, slow, answering 500, refusing
-//! connections, healthy again. Each is sent 200 requests a second, one of them through the stack below, the other
-//! plainly, with nothing but a generous time limit. You see it live, second by second, and a table at the end.
+//! connections, healthy again. Each is sent 200 requests a second: one through the stack below, the other plainly,
+//! with only a generous time limit. A row a second shows the first, a table at the end compares the two.
 //!
-//! [`stack`], [`is_servers_fault`], [`Site::get`] and [`ask`] are what you would start from. Below them are the
+//! [`stack`], [`is_servers_fault`], [`Site::get`] and [`ask`] are what you would start from. Below them come the
 //! schedule, the server, the load and the tables.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ use hyper::body::Bytes;
 use hyper::{StatusCode, Uri};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, interval_at, sleep_until};
 
@@ -37,7 +39,8 @@ fn stack(events: UnboundedSender<Event>) -> impl Policy<Bytes, GetError> + Clone
     };
 
     Arc::new((
-        // However many attempts it takes, a caller waits no longer than this.
+        // However many attempts it takes, a caller waits no longer than this. (A `Fallback` in front of it would answer
+        // something else instead of an error.)
         Timeout::new(millis(1000)).name("total time"),
         // What failed is tried up to two times more, after a random part of 20 ms, then of 40 ms.
         Retry::new(Exponential::new(millis(20)).attempts(3))
@@ -74,8 +77,8 @@ fn is_servers_fault(error: &Error<GetError>) -> bool {
 struct Site {
     client: Client<HttpConnector, Empty<Bytes>>,
     uri: Uri,
-    /// As a pool does: beyond so many connections, a request waits until one is free.
-    connections: tokio::sync::Semaphore,
+    /// Beyond so many connections, a request waits until one is free, as in most clients.
+    connections: Semaphore,
     /// For the tables.
     calls: AtomicUsize,
     attempts_while_sick: AtomicUsize,
@@ -177,8 +180,6 @@ mod server {
     use hyper::service::service_fn;
     use hyper::{Response, StatusCode};
     use hyper_util::rt::TokioIo;
-    use tokio::net::TcpListener;
-    use tokio::sync::Semaphore;
     use tokio::task::JoinSet;
     use tokio::time::{sleep, timeout_at};
 
@@ -247,23 +248,22 @@ struct Answer {
     ending: &'static str,
     error: Option<String>,
     waited: Duration,
-    /// Since the start.
-    ended: Duration,
+    ended: Duration, // since the start
 }
 
 impl Arm {
     async fn start(policy: impl Policy<Bytes, GetError> + Clone + 'static) -> std::io::Result<Self> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
         let uri = format!("http://{}/", listener.local_addr()?);
-        tokio::spawn(server::run(listener));
         let site = Arc::new(Site {
             client: Client::builder(TokioExecutor::new()).build_http(),
             uri: uri.parse().expect("an address makes a URI"),
-            connections: tokio::sync::Semaphore::new(64),
+            connections: Semaphore::new(64),
             calls: AtomicUsize::new(0),
             attempts_while_sick: AtomicUsize::new(0),
         });
         let (answers, heard) = unbounded_channel();
+        tokio::spawn(server::run(listener));
         tokio::spawn(send(policy, site.clone(), answers));
         Ok(Self { site, answers: Vec::new(), heard })
     }
@@ -291,7 +291,7 @@ where
         }
         site.calls.fetch_add(1, Relaxed);
         let (policy, site, answers) = (policy.clone(), site.clone(), answers.clone());
-        // Each call has a time limit, so at most so many are under way as come in that time.
+        // Each call has a time limit, so no more are under way than come in that time.
         tokio::spawn(async move {
             let (ending, error) = ask(&policy, &site).await;
             let _ = answers.send(Answer { ending, error, waited: due.elapsed(), ended: START.elapsed() });
@@ -302,8 +302,8 @@ where
 // ---- The tables.
 
 const HEADER: &str = "
-200 requests a second go through the stack, and 200 without it to another server like it.
-A row counts what ended in that second. p50 and p99: so many ms had those waited who got their answer.
+200 requests a second go through the stack, and 200 without it to another server like it. A row counts what
+ended in that second; p50 and p99 are waits in milliseconds, of the calls that were ok.
 
                                   ---- rejected by ----                                  without it
       server                                       rate  timed         breaker
@@ -312,119 +312,99 @@ A row counts what ended in that second. p50 and p99: so many ms had those waited
 /// Prints a row per second, and returns when the last call has ended.
 async fn watch(mut events: UnboundedReceiver<Event>, walled: &mut Arm, plain: &mut Arm) {
     println!("{HEADER}");
-    let (mut breaker, mut sent) = (State::Closed, 0);
+    let (mut state, mut sent) = (State::Closed, 0);
     for (second, phase) in (1..).zip(PHASES) {
         sleep_until(at(second)).await;
         let mut retries = 0;
         while let Ok(event) = events.try_recv() {
             match event {
                 Event::Retrying { .. } => retries += 1,
-                Event::StateChanged { to, .. } => breaker = to,
+                Event::StateChanged { to, .. } => state = to,
                 _ => {}
             }
         }
         let sent_before = std::mem::replace(&mut sent, walled.site.calls.load(Relaxed));
-        let (with, without) = (walled.news(), plain.news());
-        println!(
-            "{second:2} s  {:8} {:5} {:4} {retries:7} {:7} {:8} {:5} {:5} {:6}  {breaker:<9} {:>4} {:>4} {:4} {:>4} {:>4}",
-            format!("{phase:?}").to_lowercase(),
-            sent - sent_before,
-            count(with, is_ok),
-            count(with, |a| a.ending == "breaker"),
-            count(with, |a| a.ending == "bulkhead"),
-            count(with, |a| a.ending == "rate limit"),
-            count(with, |a| a.ending == "timed out"),
-            count(with, |a| a.ending == "failed"),
-            percentile(with, 50, is_ok),
-            percentile(with, 99, is_ok),
-            count(without, is_ok),
-            percentile(without, 50, is_ok),
-            percentile(without, 99, is_ok),
-        );
+        print!("{second:2} s  {:<8} {:5}", format!("{phase:?}").to_lowercase(), sent - sent_before);
+        let news = walled.news();
+        let [ok, breaker, bulkhead, limit, timed_out, failed] = ENDINGS.map(|one| count(news, &[one]));
+        print!(" {ok:>4} {retries:7} {breaker:>7} {bulkhead:>8} {limit:>5} {timed_out:>5}");
+        print!(" {failed:>6}  {state:<9} {:>4} {:>4}", percentile(news, 50, OK), percentile(news, 99, OK));
+        let news = plain.news();
+        println!(" {:>4} {:>4} {:>4}", count(news, OK), percentile(news, 50, OK), percentile(news, 99, OK));
     }
     for arm in [walled, plain] {
-        while let Some(answer) = arm.heard.recv().await {
-            arm.answers.push(answer);
-        }
+        while arm.heard.recv_many(&mut arm.answers, 100).await > 0 {}
     }
 }
 
 /// Prints what the same day was like with the stack and without.
 fn compare(walled: &Arm, plain: &Arm) {
-    let row = |label: &str, cell: &dyn Fn(&Arm) -> String| {
+    let row = |label: &str, cell: fn(&Arm) -> String| {
         let cells = [cell(walled), cell(plain)];
-        println!("{label:60} {:>10} {:>10}", cells[0], cells[1]);
+        println!("{label:64} {:>8} {:>8}", cells[0], cells[1]);
         cells
     };
-    println!("\n{:60} {:>10} {:>10}", "", "stack", "no stack");
-    row("calls", &|arm| arm.answers.len().to_string());
-    row("ok", &|arm| count(&arm.answers, is_ok));
-    let quick = row("ok within 500 ms", &|arm| count(&arm.answers, is_quick));
-    row("failed or timed out", &|arm| count(&arm.answers, is_failed));
-    let refused =
-        row("turned away by breaker, bulkhead or rate limit", &|arm| count(&arm.answers, is_refused));
-    row("wait for an ok, median (ms)", &|arm| percentile(&arm.answers, 50, is_ok));
-    row("wait for an ok, 99th percentile (ms)", &|arm| percentile(&arm.answers, 99, is_ok));
-    let longest =
-        row("longest wait, whatever came of it (ms)", &|arm| percentile(&arm.answers, 100, |_| true));
-    let sick = row("load on the sick server (attempts while erroring or down)", &|arm| {
+    println!("\n{:64} {:>8} {:>8}", "", "stack", "no stack");
+    row("calls", |arm| arm.answers.len().to_string());
+    row("ok", |arm| count(&arm.answers, OK));
+    let [quick, plain_quick] = row("ok within 500 ms", |arm| {
+        arm.answers.iter().filter(|answer| is_quick(answer)).count().to_string()
+    });
+    row("failed or timed out", |arm| count(&arm.answers, FAILED));
+    let [refused, _] =
+        row("turned away by breaker, bulkhead or rate limit", |arm| count(&arm.answers, REFUSED));
+    row("wait for an ok, median (ms)", |arm| percentile(&arm.answers, 50, OK));
+    row("wait for an ok, 99th percentile (ms)", |arm| percentile(&arm.answers, 99, OK));
+    let [longest, plain_longest] =
+        row("longest wait, whatever came of it (ms)", |arm| percentile(&arm.answers, 100, &ENDINGS));
+    let [load, plain_load] = row("load on the sick server: attempts while it was erroring or down", |arm| {
         arm.site.attempts_while_sick.load(Relaxed).to_string()
     });
-    let back =
-        row("from its return until 9 answers in 10 were ok and quick (ms)", &|arm| recovery(&arm.answers));
+    let [back, plain_back] =
+        row("after its return, until answers were ok and quick again (ms)", |arm| recovery(&arm.answers));
 
-    println!("\nErrors of the stack, one of each kind:");
-    let errors: BTreeMap<_, _> =
-        walled.answers.iter().filter_map(|answer| Some((answer.ending, answer.error.as_ref()?))).collect();
-    errors.values().for_each(|error| println!("    {error}"));
+    println!("\nThe errors of the stack, one of each kind:");
+    let errors = walled.answers.iter().filter_map(|answer| Some((answer.ending, answer.error.as_ref()?)));
+    BTreeMap::from_iter(errors).values().for_each(|error| println!("  {error}"));
 
-    let told = percentile(&walled.answers, 90, is_refused);
+    let told = percentile(&walled.answers, 90, REFUSED);
     println!(
-        "\nBehind the stack, the server was asked {} times while it was erroring or down, and {} times without it.\n\
-         {} calls were ok within 500 ms with the stack, {} without; the longest wait was {} ms with it, {} ms without.\n\
-         The stack turned away {} calls, and told nine in ten of those callers within {told} ms. After the server's\n\
-         return it took {} ms until answers were ok and quick again, and {} ms without the stack.",
-        sick[0], sick[1], quick[0], quick[1], longest[0], longest[1], refused[0], back[0], back[1],
+        "\nWhile the server was erroring or down, it was asked {load} times through the stack, {plain_load} times without.
+{quick} calls were ok within 500 ms with the stack, {plain_quick} without it; the longest wait was {longest} ms with it,
+{plain_longest} ms without. For this the stack turned away {refused} calls, nine in ten of them within {told} ms; and after
+the server's return, answers were ok and quick again within {back} ms with the stack, {plain_back} ms without."
     );
 }
 
-fn is_ok(answer: &Answer) -> bool {
-    answer.ending == "ok"
-}
+const ENDINGS: [&str; 6] = ["ok", "breaker", "bulkhead", "rate limit", "timed out", "failed"];
+const OK: &[&str] = &["ok"];
+const REFUSED: &[&str] = &["breaker", "bulkhead", "rate limit"];
+const FAILED: &[&str] = &["timed out", "failed"];
 
 fn is_quick(answer: &Answer) -> bool {
-    is_ok(answer) && answer.waited <= millis(500)
+    answer.ending == "ok" && answer.waited <= millis(500)
 }
 
-fn is_failed(answer: &Answer) -> bool {
-    matches!(answer.ending, "failed" | "timed out")
+fn count(answers: &[Answer], endings: &[&str]) -> String {
+    answers.iter().filter(|answer| endings.contains(&answer.ending)).count().to_string()
 }
 
-fn is_refused(answer: &Answer) -> bool {
-    !is_ok(answer) && !is_failed(answer)
-}
-
-fn count(answers: &[Answer], of: fn(&Answer) -> bool) -> String {
-    answers.iter().filter(|answer| of(answer)).count().to_string()
-}
-
-/// How many milliseconds so many percent of them waited at most.
-fn percentile(answers: &[Answer], percent: usize, of: fn(&Answer) -> bool) -> String {
-    let of_interest = answers.iter().filter(|answer| of(answer));
-    let mut waits: Vec<_> = of_interest.map(|answer| answer.waited.as_millis()).collect();
+/// How many milliseconds so many percent of the calls with these endings waited at most.
+fn percentile(answers: &[Answer], percent: usize, endings: &[&str]) -> String {
+    let those = answers.iter().filter(|answer| endings.contains(&answer.ending));
+    let mut waits: Vec<_> = those.map(|answer| answer.waited.as_millis()).collect();
     waits.sort_unstable();
     let rank = (waits.len() * percent).div_ceil(100);
     waits.get(rank.saturating_sub(1)).map_or("-".into(), u128::to_string)
 }
 
-/// When nine answers in ten were ok and quick, counted in tenths of a second from the server's return.
+/// When nine answers in ten were ok and quick, in tenths of a second since the server's return.
 fn recovery(answers: &[Answer]) -> String {
-    let is_well = |since: &u64| {
-        let tenth = millis(BACK * 1000 + since - 100)..millis(BACK * 1000 + since);
+    let is_well = |end: &u64| {
+        let tenth = millis(BACK * 1000 + end - 100)..millis(BACK * 1000 + end);
         let ended: Vec<_> = answers.iter().filter(|answer| tenth.contains(&answer.ended)).collect();
         let quick = ended.iter().filter(|answer| is_quick(answer)).count();
         quick > 0 && quick * 10 >= ended.len() * 9
     };
-    let recovered = (100..=(END - BACK) * 1000).step_by(100).find(is_well);
-    recovered.map_or("never".into(), |since| since.to_string())
+    (100..3000).step_by(100).find(is_well).map_or("over 3000".into(), |end| end.to_string())
 }

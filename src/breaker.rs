@@ -41,7 +41,13 @@ use crate::window::Window;
 ///
 /// let clock = Clock::manual();
 /// let open_for = Duration::from_secs(30);
-/// let breaker = CircuitBreaker::builder().failures(1).open_for(open_for).name("db").clock(clock.clone()).build();
+/// let breaker = CircuitBreaker::builder()
+///     .failures(1)
+///     .open_for(open_for)
+///     .probes(1)
+///     .name("db")
+///     .clock(clock.clone())
+///     .build();
 ///
 /// breaker.try_acquire()?.failure();
 /// assert_eq!(breaker.try_acquire().unwrap_err(), Rejected::new("db", Reason::CircuitOpen).after(open_for));

@@ -141,6 +141,9 @@ impl Gate for Bulkhead {
 
 impl Acquire for Bulkhead {
     async fn acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
+        if self.core.lock().serve_newcomer(&mut ()) {
+            return self.hook.admission(Ok(self.permit(call)));
+        }
         let waited = Wait::new(&self.core, &self.clock, call.deadline, ()).await;
         self.hook.admission(match waited {
             Waited::Served(()) => Ok(self.permit(call)),

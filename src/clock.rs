@@ -244,7 +244,14 @@ mod tsc {
 
 struct Manual {
     now: AtomicU64,
-    sleepers: Mutex<Vec<Sleeper>>,
+    sleepers: Mutex<Sleepers>,
+}
+
+#[derive(Default)]
+struct Sleepers {
+    waiting: Vec<Sleeper>,
+    /// Never given twice: a sleeper that was woken still has its own when it is dropped.
+    next_id: u64,
 }
 
 struct Sleeper {
@@ -255,7 +262,7 @@ struct Sleeper {
 
 impl Manual {
     fn new() -> Self {
-        Self { now: AtomicU64::new(0), sleepers: Mutex::new(Vec::new()) }
+        Self { now: AtomicU64::new(0), sleepers: Mutex::new(Sleepers::default()) }
     }
 
     fn nanos(&self) -> u64 {
@@ -264,52 +271,46 @@ impl Manual {
     }
 
     fn advance(&self, by: u64) {
-        let mut due = {
+        let mut due: Vec<Sleeper> = {
             let mut sleepers = self.sleepers.lock();
             let now = self.nanos().saturating_add(by);
             // Release, partner of the Acquire in `nanos`. Under the lock, so that no sleeper arms itself for a time
             // that has just passed.
             self.now.store(now, Ordering::Release);
-            let (due, waiting) =
-                std::mem::take(&mut *sleepers).into_iter().partition(|sleeper| sleeper.at <= now);
-            *sleepers = waiting;
-            let due: Vec<Sleeper> = due;
+            let (due, waiting) = sleepers.waiting.drain(..).partition(|sleeper| sleeper.at <= now);
+            sleepers.waiting = waiting;
             due
         };
         due.sort_by_key(|sleeper| sleeper.at);
         due.into_iter().for_each(|sleeper| sleeper.waker.wake());
     }
 
-    /// Arms a sleeper; `None` if its time has come.
+    /// Arms a sleeper, or points an armed one to another waker; `None` if its time has come.
     fn arm(&self, id: Option<u64>, at: u64, waker: Waker) -> Option<u64> {
-        let mut waker = waker;
         let mut sleepers = self.sleepers.lock();
         if self.nanos() >= at {
             return None;
         }
-        let id = match id.and_then(|id| sleepers.iter_mut().find(|sleeper| sleeper.id == id)) {
-            Some(sleeper) => {
-                // The old waker is dropped with `waker`, once the lock is released.
-                std::mem::swap(&mut sleeper.waker, &mut waker);
-                sleeper.id
-            }
+        let armed = sleepers.waiting.iter_mut().find(|sleeper| Some(sleeper.id) == id);
+        let (id, old_waker) = match armed {
+            Some(sleeper) => (sleeper.id, Some(std::mem::replace(&mut sleeper.waker, waker))),
             None => {
-                let id = sleepers.iter().map(|sleeper| sleeper.id).max().map_or(0, |id| id + 1);
-                sleepers.push(Sleeper {
-                    id,
-                    at,
-                    waker: std::mem::replace(&mut waker, Waker::noop().clone()),
-                });
-                id
+                let id = sleepers.next_id;
+                sleepers.next_id += 1;
+                sleepers.waiting.push(Sleeper { id, at, waker });
+                (id, None)
             }
         };
+        // A waker is user code, also when it is dropped: not under the lock.
         drop(sleepers);
+        drop(old_waker);
         Some(id)
     }
 
     fn disarm(&self, id: u64) {
         let mut sleepers = self.sleepers.lock();
-        let gone = sleepers.iter().position(|sleeper| sleeper.id == id).map(|at| sleepers.swap_remove(at));
+        let place = sleepers.waiting.iter().position(|sleeper| sleeper.id == id);
+        let gone = place.map(|place| sleepers.waiting.swap_remove(place));
         drop(sleepers);
         drop(gone);
     }

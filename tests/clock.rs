@@ -35,6 +35,27 @@ fn a_manual_clock_wakes_its_sleepers_in_the_order_of_their_times() {
 }
 
 #[test]
+fn a_sleeper_that_was_woken_and_is_dropped_disarms_nobody_else() {
+    struct Count(AtomicU32);
+    impl std::task::Wake for Count {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let (clock, count) = (Clock::manual(), std::sync::Arc::new(Count(AtomicU32::new(0))));
+    let waker = count.clone().into();
+    let mut context = Context::from_waker(&waker);
+    let mut woken = Box::pin(clock.sleep(secs(1)));
+    assert!(woken.as_mut().poll(&mut context).is_pending());
+    clock.advance(secs(1));
+    let mut other = Box::pin(clock.sleep(secs(1)));
+    assert!(other.as_mut().poll(&mut context).is_pending());
+    drop(woken);
+    clock.advance(secs(1));
+    assert_eq!(count.0.load(Ordering::Relaxed), 2);
+}
+
+#[test]
 fn a_manual_clock_wakes_threads() {
     let clock = Clock::manual();
     let slept = AtomicU32::new(0);

@@ -213,11 +213,11 @@ fn waiters_start_in_turn_evenly_spaced() {
     for waiter in &mut waiters[1..] {
         assert!(poll(waiter).is_pending());
     }
-    for turn in 1..7 {
+    for waiter in &mut waiters[1..] {
         clock.advance(millis(499));
-        assert!(poll(&mut waiters[turn]).is_pending());
+        assert!(poll(waiter).is_pending());
         clock.advance(millis(1));
-        assert!(poll(&mut waiters[turn]).is_ready());
+        assert!(poll(waiter).is_ready());
     }
 }
 

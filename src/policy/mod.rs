@@ -125,7 +125,8 @@ pub trait Policy<T: Send, E: Send>: Send + Sync {
     /// use floodwall::{Policy, Timeout};
     ///
     /// let body = String::from("moved, not cloned");
-    /// let sent = Timeout::new(Duration::from_secs(1)).call_once(|| async move { Ok::<_, ()>(body.len()) });
+    /// let timeout = Timeout::new(Duration::from_secs(1));
+    /// let sent = timeout.call_once(|| async move { Ok::<_, ()>(body.len()) });
     /// assert_eq!(floodwall::block_on(sent), Ok(17));
     /// ```
     fn call_once<F, Fut>(&self, op: F) -> impl Future<Output = Result<T, Error<E>>> + Send
