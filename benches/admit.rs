@@ -1,1 +1,49 @@
-fn main() {}
+//! What does a gate cost alone, on one thread?
+//!
+//! The benchmarks are built with tokio's `test-util`, as the tests are; reading the system clock then also looks
+//! whether a test has paused it. Beside peers, and under contention: `versus/`.
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use floodwall::{Bulkhead, CircuitBreaker, Clock, Gate, TokenBucket};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn clock(criterion: &mut Criterion) {
+    let clock = Clock::system();
+    criterion.bench_function("clock/system", |bencher| bencher.iter(|| clock.now()));
+}
+
+/// At a billion tokens a second, a billion at once, nothing is denied.
+fn bucket(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("bucket");
+    let bucket = TokenBucket::per_second(1_000_000_000);
+    group.bench_function("admitted", |bencher| bencher.iter(|| bucket.try_acquire().unwrap().success()));
+    let bucket = TokenBucket::per(1, HOUR);
+    bucket.try_acquire().unwrap().success();
+    group.bench_function("denied", |bencher| bencher.iter(|| bucket.try_acquire().unwrap_err()));
+    group.finish();
+}
+
+fn bulkhead(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("bulkhead");
+    let bulkhead = Bulkhead::new(1);
+    group.bench_function("admitted", |bencher| bencher.iter(|| bulkhead.try_acquire().unwrap().success()));
+    let _permit = bulkhead.try_acquire().unwrap();
+    group.bench_function("full", |bencher| bencher.iter(|| bulkhead.try_acquire().unwrap_err()));
+    group.finish();
+}
+
+fn breaker(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("breaker");
+    let breaker = CircuitBreaker::builder().build();
+    group.bench_function("closed", |bencher| bencher.iter(|| breaker.try_acquire().unwrap().success()));
+    let breaker = CircuitBreaker::builder().failures(1).open_for(HOUR).build();
+    breaker.try_acquire().unwrap().failure();
+    group.bench_function("open", |bencher| bencher.iter(|| breaker.try_acquire().unwrap_err()));
+    group.finish();
+}
+
+criterion_group!(benches, clock, bucket, bulkhead, breaker);
+criterion_main!(benches);

@@ -5,11 +5,12 @@
 //! ```
 //!
 //! Two HTTP servers on this machine live through the same 12 seconds: healthy, slow, answering 500, refusing
-//! connections, healthy again. Each is sent 200 requests a second: one through the stack below, the other plainly,
-//! with only a generous time limit. A row a second shows the first, a table at the end compares the two.
+//! connections, healthy again. Each gets 200 requests a second, one through the stack below, the other
+//! plainly, with only a generous time limit. One row a second shows how it goes; a table at the end compares
+//! the two.
 //!
-//! [`stack`], [`is_servers_fault`], [`Site::get`] and [`ask`] are what you would start from. Below them come the
-//! schedule, the server, the load and the tables.
+//! [`stack`], [`is_servers_fault`], [`Site::get`] and [`ask`] are what you would start from. Below them come
+//! the schedule, the server, the load and the tables.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, interval_at, sleep_until};
 
-/// The stack, outermost policy first. Build it once and share it: limits only hold for callers who share them.
+/// The stack, outermost policy first. Build it once and share it: a limit holds for those who share it.
 fn stack(events: UnboundedSender<Event>) -> impl Policy<Bytes, GetError> + Clone + 'static {
     // Hears of each retry and each change of the breaker's state. Yours may feed a metrics library.
     let observer = move |_name: &str, event: Event| {
@@ -39,14 +40,15 @@ fn stack(events: UnboundedSender<Event>) -> impl Policy<Bytes, GetError> + Clone
     };
 
     Arc::new((
-        // However many attempts it takes, a caller waits no longer than this. (A `Fallback` in front of it would answer
-        // something else instead of an error.)
+        // However many attempts it takes, a caller waits no longer than this. (A `Fallback` in front of it
+        // would answer something else instead of an error.)
         Timeout::new(millis(1000)).name("total time"),
         // What failed is tried up to two times more, after a random part of 20 ms, then of 40 ms.
         Retry::new(Exponential::new(millis(20)).attempts(3))
             .when(is_servers_fault)
             .observe("retry", observer.clone()),
-        // When half of the last second's attempts failed: leave the server alone, and ask again every 250 ms.
+        // When half of the last second's attempts failed, and there were 20 of them, leave the server alone;
+        // ask again every 250 ms.
         CircuitBreaker::builder()
             .failure_rate(0.5)
             .window(millis(1000))
@@ -63,8 +65,8 @@ fn stack(events: UnboundedSender<Event>) -> impl Policy<Bytes, GetError> + Clone
     ))
 }
 
-/// What counts against the server, and is worth another attempt: a 5xx, a broken connection, a timeout. Not a 404,
-/// which another attempt would not change; nor what one of our own limits refused, which the server never saw.
+/// What counts against the server and is worth another attempt: a 5xx, a broken connection, a timeout. Not a
+/// 404, which would be one again; nor what one of our own limits refused, since the server never saw it.
 fn is_servers_fault(error: &Error<GetError>) -> bool {
     match error {
         Error::Inner(GetError::Status(status)) => status.is_server_error(),
@@ -79,7 +81,7 @@ struct Site {
     uri: Uri,
     /// Beyond so many connections, a request waits until one is free, as in most clients.
     connections: Semaphore,
-    /// For the tables.
+    /// Counted for the tables, as is the next.
     calls: AtomicUsize,
     attempts_while_sick: AtomicUsize,
 }
@@ -115,7 +117,7 @@ impl fmt::Display for GetError {
     }
 }
 
-/// Makes one call through `policy`. Returns how it ended in a word or two, and the error's own words if it was one.
+/// Makes one call through `policy`. Returns how it ended, in a word or two, and the error in its own words.
 async fn ask(policy: &impl Policy<Bytes, GetError>, site: &Site) -> (&'static str, Option<String>) {
     let result = policy.call(|| site.get()).await;
     let ending = match &result {
@@ -347,9 +349,8 @@ fn compare(walled: &Arm, plain: &Arm) {
     println!("\n{:64} {:>8} {:>8}", "", "stack", "no stack");
     row("calls", |arm| arm.answers.len().to_string());
     row("ok", |arm| count(&arm.answers, OK));
-    let [quick, plain_quick] = row("ok within 500 ms", |arm| {
-        arm.answers.iter().filter(|answer| is_quick(answer)).count().to_string()
-    });
+    let [quick, plain_quick] =
+        row("ok within 500 ms", |arm| arm.answers.iter().filter(|a| is_quick(a)).count().to_string());
     row("failed or timed out", |arm| count(&arm.answers, FAILED));
     let [refused, _] =
         row("turned away by breaker, bulkhead or rate limit", |arm| count(&arm.answers, REFUSED));
@@ -369,10 +370,12 @@ fn compare(walled: &Arm, plain: &Arm) {
 
     let told = percentile(&walled.answers, 90, REFUSED);
     println!(
-        "\nWhile the server was erroring or down, it was asked {load} times through the stack, {plain_load} times without.
-{quick} calls were ok within 500 ms with the stack, {plain_quick} without it; the longest wait was {longest} ms with it,
-{plain_longest} ms without. For this the stack turned away {refused} calls, nine in ten of them within {told} ms; and after
-the server's return, answers were ok and quick again within {back} ms with the stack, {plain_back} ms without."
+        "\n\
+         While the server was erroring or down, it was asked {load} times through the stack, {plain_load} without.\n\
+         {quick} calls were ok within 500 ms with the stack, {plain_quick} without; the longest wait was\n\
+         {longest} ms with the stack, {plain_longest} ms without. For this the stack turned {refused} calls away,\n\
+         nine in ten of them within {told} ms; and after the server's return it took {back} ms until answers\n\
+         were ok and quick again, {plain_back} ms without the stack."
     );
 }
 

@@ -150,7 +150,7 @@ impl Default for CircuitBreakerBuilder {
             open_for: Duration::from_secs(5),
             probes: 3,
             clock: Clock::system(),
-            hook: Hook::named("breaker"),
+            hook: Hook::unnamed(),
         }
     }
 }
@@ -244,7 +244,7 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// Names the breaker in its rejections. Default: "breaker".
+    /// Names the breaker in its rejections. Default: no name.
     pub fn name(mut self, name: &'static str) -> Self {
         self.hook.name = name;
         self

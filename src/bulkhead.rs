@@ -6,6 +6,8 @@
 //!
 //! A counting semaphore with a fair, bounded line (the *bulkhead* pattern: M. Nygard, "Release It!", 2007).
 
+use std::time::Duration;
+
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected, absurd};
@@ -62,7 +64,7 @@ impl Bulkhead {
                 absurd("max", 0, "must be at least 1");
             }
             let core = Core { max, running: 0, waiting: WaitList::bounded(Self::MAX_WAITING) };
-            Self { core: Mutex::new(core), clock: Clock::system(), hook: Hook::named("bulkhead") }
+            Self { core: Mutex::new(core), clock: Clock::system(), hook: Hook::unnamed() }
         }
     }
 
@@ -82,7 +84,7 @@ impl Bulkhead {
         self
     }
 
-    /// Names the bulkhead in its rejections. Default: "bulkhead".
+    /// Names the bulkhead in its rejections. Default: no name.
     #[must_use = "returns the changed bulkhead"]
     pub fn name(mut self, name: &'static str) -> Self {
         self.hook.name = name;
@@ -140,19 +142,19 @@ impl Gate for Bulkhead {
 }
 
 impl Acquire for Bulkhead {
-    async fn acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
+    async fn acquire_within(&self, call: Call, limit: Duration) -> Result<Permit<'_>, Rejected> {
         if self.core.lock().serve_newcomer(&mut ()) {
             return self.hook.admission(Ok(self.permit(call)));
         }
-        let waited = Wait::new(&self.core, &self.clock, call.deadline, ()).await;
+        let patience = self.clock.after(limit);
+        let waited = Wait::new(&self.core, &self.clock, patience.min(call.deadline), ()).await;
         self.hook.admission(match waited {
             Waited::Served(()) => Ok(self.permit(call)),
+            Waited::TooLate if call.deadline <= patience => {
+                Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded))
+            }
             Waited::Full | Waited::TooLate => Err(self.full()),
         })
-    }
-
-    fn clock(&self) -> &Clock {
-        &self.clock
     }
 }
 

@@ -165,7 +165,7 @@ impl Rejected {
         self
     }
 
-    /// Returns the name of the policy that refused, as given when it was built.
+    /// Returns the name of the policy that refused, as given when it was built; empty if it was given none.
     pub const fn by(&self) -> &'static str {
         self.by
     }
@@ -196,10 +196,11 @@ impl fmt::Debug for Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.by, self.reason)?;
-        match self.retry_after() {
-            Some(wait) => write!(f, ", retry after {wait:?}"),
-            None => Ok(()),
+        named(self.by, f)?;
+        self.reason.fmt(f)?;
+        match self.retry_after {
+            u64::MAX => Ok(()),
+            nanos => write!(f, ", retry after {:?}", Duration::from_nanos(three_digits(nanos))),
         }
     }
 }
@@ -259,7 +260,7 @@ impl TimedOut {
         Self { by, after }
     }
 
-    /// Returns the name of the policy that gave up, as given when it was built.
+    /// Returns the name of the policy that gave up, as given when it was built; empty if it was given none.
     pub const fn by(&self) -> &'static str {
         self.by
     }
@@ -272,11 +273,26 @@ impl TimedOut {
 
 impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: timed out after {:?}", self.by, self.after)
+        named(self.by, f)?;
+        write!(f, "timed out after {:?}", Duration::from_nanos(three_digits(saturating_nanos(self.after))))
     }
 }
 
 impl std::error::Error for TimedOut {}
+
+/// Writes a policy's name before its message, if it was given one.
+fn named(by: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if by.is_empty() { Ok(()) } else { write!(f, "{by}: ") }
+}
+
+/// Rounds up to three digits, which is what a reader of a message wants: who waits that long is not too early.
+const fn three_digits(nanos: u64) -> u64 {
+    let unit = match nanos.checked_ilog10() {
+        Some(digits @ 3..) => 10u64.pow(digits - 2),
+        _ => 1,
+    };
+    nanos.div_ceil(unit).saturating_mul(unit)
+}
 
 /// A duration in whole nanoseconds; longer than 584 years counts as 584 years.
 pub(crate) const fn saturating_nanos(duration: Duration) -> u64 {
@@ -324,6 +340,20 @@ mod tests {
     #[test]
     fn a_rejection_fits_in_32_bytes() {
         assert!(size_of::<Rejected>() <= 32);
+    }
+
+    #[test]
+    fn messages_are_short() {
+        let rejected = Rejected::new("", Reason::RateLimited);
+        assert_eq!(rejected.to_string(), "rate limited");
+        for (nanos, text) in
+            [(240_135_483, "241ms"), (999, "999ns"), (1_000_000_001, "1.01s"), (59_999_999_999, "60s")]
+        {
+            let rejected = rejected.after(Duration::from_nanos(nanos));
+            assert_eq!(rejected.to_string(), format!("rate limited, retry after {text}"));
+        }
+        assert!(rejected.after(Duration::MAX).to_string().ends_with('s'));
+        assert_eq!(TimedOut::new("", Duration::from_millis(400)).to_string(), "timed out after 400ms");
     }
 
     #[test]

@@ -75,7 +75,8 @@ pub enum Event {
     FellBack,
 }
 
-/// Hears what primitives do. Closures `Fn(&str, Event)` are observers.
+/// Hears what primitives do: each call, each change of state. Closures `Fn(&str, Event)` are observers, and so is an
+/// `Arc` of one, which several primitives can share. Write a closure's types out: `|name: &str, event: Event| ..`.
 ///
 /// An observer is called on the caller's thread, outside every lock, so it may call back into the primitive that it
 /// observes. It should be quick, and must not panic.
@@ -102,6 +103,12 @@ impl<F: Fn(&str, Event) + Send + Sync> Observer for F {
     }
 }
 
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn on_event(&self, name: &str, event: Event) {
+        (**self).on_event(name, event);
+    }
+}
+
 /// A primitive's name and who listens to it. Without a listener an event costs one branch.
 #[derive(Clone)]
 pub(crate) struct Hook {
@@ -110,8 +117,8 @@ pub(crate) struct Hook {
 }
 
 impl Hook {
-    pub(crate) const fn named(name: &'static str) -> Self {
-        Self { name, observer: None }
+    pub(crate) const fn unnamed() -> Self {
+        Self { name: "", observer: None }
     }
 
     pub(crate) fn observe(&mut self, name: &'static str, observer: impl Observer + 'static) {

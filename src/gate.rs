@@ -61,6 +61,8 @@ pub trait Gate: Send + Sync {
 
     /// Lets `judge` say what a result tells about the dependency: `Ok(503)` may be a failure, 429 a throttle.
     ///
+    /// A rejection by a policy further in is never judged: the dependency was not asked.
+    ///
     /// ```
     /// use floodwall::{CircuitBreaker, Error, Gate, Outcome, Policy, State};
     ///
@@ -81,6 +83,8 @@ pub trait Gate: Send + Sync {
     }
 
     /// Counts only the errors for which `is_failure` says so; other errors say nothing about the dependency.
+    ///
+    /// A rejection by a policy further in is never counted, nor judged: the dependency was not asked.
     ///
     /// ```
     /// use floodwall::{CircuitBreaker, Error, Gate, Policy, State};
@@ -334,19 +338,34 @@ fn unreported() -> Outcome {
 /// # Ok::<(), floodwall::Rejected>(())
 /// ```
 pub trait Acquire: Gate {
-    /// Waits for leave to make `call`, at most until the call's deadline.
+    /// Waits for leave to make `call`, at most for `limit` and at most until the call's deadline.
     ///
     /// # Errors
     ///
-    /// If too many wait already, or if the call's deadline passes, or is known to pass, before its turn comes.
+    /// If too many wait already; if `limit` is over, or is known to be over, before its turn comes; with
+    /// [`DeadlineExceeded`](crate::Reason::DeadlineExceeded) if that holds for the call's deadline.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the line and gives back what it was granted; those behind move up.
-    fn acquire_for(&self, call: Call) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send;
+    fn acquire_within(
+        &self,
+        call: Call,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send;
 
-    /// Returns the clock that deadlines are read on.
-    fn clock(&self) -> &Clock;
+    /// Waits for leave to make `call`, at most until the call's deadline.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_within`](Acquire::acquire_within).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire_within`](Acquire::acquire_within).
+    fn acquire_for(&self, call: Call) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send {
+        self.acquire_within(call, Duration::MAX)
+    }
 
     /// Waits for leave to make one call.
     ///
@@ -356,7 +375,7 @@ pub trait Acquire: Gate {
     ///
     /// # Cancel safety
     ///
-    /// As [`acquire_for`](Acquire::acquire_for).
+    /// As [`acquire_within`](Acquire::acquire_within).
     fn acquire(&self) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send {
         self.acquire_for(Call::new())
     }
@@ -374,7 +393,7 @@ pub trait Acquire: Gate {
     ///
     /// # Errors
     ///
-    /// As [`acquire_for`](Acquire::acquire_for).
+    /// As [`acquire_within`](Acquire::acquire_within).
     fn acquire_blocking_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
         block_on(self.acquire_for(call))
     }
@@ -430,12 +449,12 @@ macro_rules! delegate_gate {
         }
 
         impl<G: Acquire + ?Sized> Acquire for $pointer {
-            fn acquire_for(&self, call: Call) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send {
-                (**self).acquire_for(call)
-            }
-
-            fn clock(&self) -> &Clock {
-                (**self).clock()
+            fn acquire_within(
+                &self,
+                call: Call,
+                limit: Duration,
+            ) -> impl Future<Output = Result<Permit<'_>, Rejected>> + Send {
+                (**self).acquire_within(call, limit)
             }
         }
     };

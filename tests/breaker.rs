@@ -98,7 +98,7 @@ fn open_it_tells_how_long_and_half_open_it_lets_probes_decide() {
     let clock = Clock::manual();
     let breaker = opened(&clock);
     clock.advance(secs(29));
-    let rejected = Rejected::new("breaker", Reason::CircuitOpen);
+    let rejected = Rejected::new("", Reason::CircuitOpen);
     assert_eq!(breaker.try_acquire().unwrap_err(), rejected.after(secs(1)));
     clock.advance(secs(1));
     assert_eq!(breaker.state(), State::HalfOpen);
@@ -223,7 +223,7 @@ fn a_timeout_outside_the_breaker_counts_as_a_failure_inside() {
     let mut call = Box::pin(stack.call(std::future::pending::<Result<(), ()>>));
     assert!(poll(&mut call).is_pending());
     clock.advance(secs(1));
-    let timed_out = Error::TimedOut(TimedOut::new("timeout", secs(1)));
+    let timed_out = Error::TimedOut(TimedOut::new("", secs(1)));
     assert_eq!(poll(&mut call), std::task::Poll::Ready(Err(timed_out)));
     drop(call);
     assert_eq!(breaker.state(), State::Open);
@@ -262,6 +262,15 @@ fn a_rejection_further_in_is_not_counted() {
     let _permit = full.try_acquire().unwrap();
     let result = (&breaker, &full).call_blocking(|| Ok::<_, ()>(1));
     assert!(matches!(result, Err(Error::Rejected(_))));
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
+fn a_rejection_further_in_is_not_even_judged() {
+    let breaker = builder(&Clock::manual()).failures(1).build().when(|_: &Error<()>| true);
+    let full = floodwall::Bulkhead::new(1);
+    let _permit = full.try_acquire().unwrap();
+    assert!((&breaker, &full).call_blocking(|| Ok(1)).is_err());
     assert_eq!(breaker.state(), State::Closed);
 }
 

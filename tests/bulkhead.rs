@@ -72,7 +72,7 @@ fn a_waiter_leaves_at_its_deadline() {
     assert!(poll(&mut waiter).is_pending());
     clock.advance(secs(1));
     let Poll::Ready(Err(rejected)) = poll(&mut waiter) else { panic!("too late") };
-    assert_eq!(rejected.reason(), Reason::BulkheadFull);
+    assert_eq!(rejected.reason(), Reason::DeadlineExceeded);
     assert_eq!(bulkhead.waiting(), 0);
 }
 
@@ -81,7 +81,7 @@ fn in_a_stack_it_rejects_and_wait_up_to_waits() {
     let clock = Clock::manual();
     let bulkhead = Bulkhead::new(1).clock(clock.clone());
     let permit = bulkhead.try_acquire().unwrap();
-    let full = Error::Rejected(Rejected::new("bulkhead", Reason::BulkheadFull));
+    let full = Error::Rejected(Rejected::new("", Reason::BulkheadFull));
     assert_eq!(bulkhead.call_blocking(|| Ok::<_, ()>(1)), Err(full));
     let patient = (&bulkhead).wait_up_to(secs(1));
     let mut late = Box::pin(patient.call(|| async { Ok::<_, ()>(1) }));
@@ -89,10 +89,7 @@ fn in_a_stack_it_rejects_and_wait_up_to_waits() {
         Box::pin(patient.call_with(Call::new(), |call| async move { Ok::<_, ()>(call.expires()) }));
     assert!(poll(&mut late).is_pending());
     clock.advance(secs(1));
-    assert_eq!(
-        poll(&mut late),
-        Poll::Ready(Err(Error::Rejected(Rejected::new("bulkhead", Reason::BulkheadFull))))
-    );
+    assert_eq!(poll(&mut late), Poll::Ready(Err(Error::Rejected(Rejected::new("", Reason::BulkheadFull)))));
     assert!(poll(&mut served).is_pending());
     permit.success();
     // The limit of the wait is not the operation's deadline.

@@ -85,7 +85,7 @@ impl TokenBucket {
                 rate: Rate::new(tokens, period),
                 full_at: AtomicU64::new(0),
                 clock: Clock::system(),
-                hook: Hook::named("rate limit"),
+                hook: Hook::unnamed(),
             }
         }
     }
@@ -111,7 +111,7 @@ impl TokenBucket {
         self
     }
 
-    /// Names the bucket in its rejections. Default: "rate limit".
+    /// Names the bucket in its rejections. Default: no name.
     #[must_use = "returns the changed bucket"]
     pub fn name(mut self, name: &'static str) -> Self {
         self.hook.name = name;
@@ -130,10 +130,10 @@ impl TokenBucket {
         self.rate.available(self.full_at.load(Ordering::Relaxed), self.clock.nanos())
     }
 
-    /// Takes the call's tokens if they are there, or will be there before its deadline and it may wait.
+    /// Takes the call's tokens if they are there, or will be there within `limit` and before its deadline.
     ///
     /// Returns when they are there, or `NOW`.
-    fn take(&self, call: Call, may_wait: bool) -> Result<u64, Rejected> {
+    fn take(&self, call: Call, limit: Duration) -> Result<u64, Rejected> {
         // Relaxed throughout: the word is all there is, and it guards no other data.
         let mut full_at = self.full_at.load(Ordering::Relaxed);
         loop {
@@ -143,10 +143,16 @@ impl TokenBucket {
             if now >= call.deadline {
                 return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded));
             }
-            let rejected = Rejected::new(self.hook.name, Reason::RateLimited);
-            let (next, ready_at) = self.rate.take(full_at, now, call.cost).ok_or(rejected)?;
-            if ready_at != NOW && (!may_wait || ready_at >= call.deadline) {
-                return Err(rejected.after(Duration::from_nanos(ready_at.saturating_sub(now))));
+            let limited = Rejected::new(self.hook.name, Reason::RateLimited);
+            let (next, ready_at) = self.rate.take(full_at, now, call.cost).ok_or(limited)?;
+            if ready_at != NOW {
+                let wait = Duration::from_nanos(ready_at.saturating_sub(now));
+                if wait > limit {
+                    return Err(limited.after(wait));
+                }
+                if ready_at >= call.deadline {
+                    return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded).after(wait));
+                }
             }
             match self.full_at.compare_exchange_weak(full_at, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(ready_at),
@@ -162,7 +168,7 @@ impl TokenBucket {
 
 impl Gate for TokenBucket {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        self.hook.admission(self.take(call, false).map(|_| self.permit(call)))
+        self.hook.admission(self.take(call, Duration::ZERO).map(|_| self.permit(call)))
     }
 
     fn release(&self, _ticket: Ticket, outcome: Outcome) {
@@ -176,18 +182,14 @@ impl Gate for TokenBucket {
 }
 
 impl Acquire for TokenBucket {
-    async fn acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        let taken = self.take(call, true);
+    async fn acquire_within(&self, call: Call, limit: Duration) -> Result<Permit<'_>, Rejected> {
+        let taken = self.take(call, limit);
         if let Ok(ready_at @ 1..) = taken {
             let waiting = Waiting { bucket: self, cost: call.cost };
             self.clock.sleep_until_nanos(ready_at).await;
             std::mem::forget(waiting);
         }
         self.hook.admission(taken.map(|_| self.permit(call)))
-    }
-
-    fn clock(&self) -> &Clock {
-        &self.clock
     }
 }
 

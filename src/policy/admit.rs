@@ -5,6 +5,7 @@ use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
 use crate::call::Call;
 use crate::error::{Error, Rejected};
+use crate::event::Outcome;
 use crate::gate::{Acquire, Gate, Permit, WaitUpTo};
 use crate::judge::{AnyError, Judge, Judged};
 use crate::limit::TokenBucket;
@@ -41,8 +42,16 @@ fn admitted_blocking<T, E>(
 ) -> Result<T, Error<E>> {
     let permit = permit?;
     let result = next(call);
-    permit.report(judge.judge(&result));
+    permit.report(verdict(judge, &result));
     result
+}
+
+/// A rejection further in is not for a judge: the dependency was not asked.
+fn verdict<T, E>(judge: &impl Judge<T, E>, result: &Result<T, Error<E>>) -> Outcome {
+    match result {
+        Err(Error::Rejected(_)) => Outcome::Ignored,
+        result => judge.judge(result),
+    }
 }
 
 /// Makes a policy of a type, given where its gate and its judge are.
@@ -58,7 +67,7 @@ macro_rules! gate_policy {
                 // Not a function of its own: a future within a future would be larger by its arguments.
                 let permit = $gate.try_acquire_for(call)?;
                 let result = next(call).await;
-                permit.report(Judge::judge($judge, &result));
+                permit.report(verdict($judge, &result));
                 result
             }
         }
@@ -89,22 +98,15 @@ impl<G> Once for Gated<G> {}
 impl<G, J> Once for Judged<G, J> {}
 impl<G> Once for WaitUpTo<G> {}
 
-impl<G: Acquire> WaitUpTo<G> {
-    /// The call as the gate sees it: it waits no longer than the limit. The operation keeps its own deadline.
-    fn waiting(&self, call: Call) -> Call {
-        call.tightened(self.gate.clock().after(self.limit))
-    }
-}
-
 impl<T: Send, E: Send, G: Acquire> Policy<T, E> for WaitUpTo<G> {
     async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
     where
         F: Fn(Call) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, Error<E>>> + Send,
     {
-        let permit = self.gate.acquire_for(self.waiting(call)).await?;
+        let permit = self.gate.acquire_within(call, self.limit).await?;
         let result = next(call).await;
-        permit.report(AnyError.judge(&result));
+        permit.report(verdict(&AnyError, &result));
         result
     }
 }
@@ -114,6 +116,6 @@ impl<T, E, G: Acquire> Blocking<T, E> for WaitUpTo<G> {
     where
         F: FnMut(Call) -> Result<T, Error<E>>,
     {
-        admitted_blocking(block_on(self.gate.acquire_for(self.waiting(call))), &AnyError, call, next)
+        admitted_blocking(block_on(self.gate.acquire_within(call, self.limit)), &AnyError, call, next)
     }
 }

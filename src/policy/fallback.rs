@@ -90,7 +90,7 @@ impl<V> Fallback<Instead<V>> {
 impl<R> Fallback<R> {
     /// Answers with what `replace` makes of the result.
     pub const fn from_fn(replace: R) -> Self {
-        Self { replace, judge: Always, hook: Hook::named("fallback") }
+        Self { replace, judge: Always, hook: Hook::unnamed() }
     }
 }
 

@@ -24,9 +24,10 @@ use crate::sync::Mutex;
 ///
 /// # Which goes outside which
 ///
-/// `(total timeout, fallback, retry, breaker, bulkhead, rate limit, timeout of one attempt)` is a good start:
-/// the breaker inside the retry sees every attempt, and limits inside the retry count every attempt. A breaker
-/// outside a retry sees one failure where three happened; a bulkhead outside a retry stays taken while it sleeps.
+/// `(fallback, total timeout, retry, breaker, bulkhead, rate limit, timeout of one attempt)` is a good start: the
+/// fallback hears of the total timeout too, the breaker inside the retry sees every attempt, and limits inside the
+/// retry count every attempt. A breaker outside a retry sees one failure where three happened; a bulkhead outside a
+/// retry stays taken while it sleeps.
 ///
 /// # Errors
 ///

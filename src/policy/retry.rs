@@ -65,7 +65,7 @@ impl Retry {
             max_wait: saturating_nanos(Duration::from_secs(60)),
             seeds: Seeds::from_entropy(),
             clock: Clock::system(),
-            hook: Hook::named("retry"),
+            hook: Hook::unnamed(),
         }
     }
 }

@@ -56,7 +56,7 @@ impl Timeout {
         if limit.is_zero() {
             absurd("limit", 0, "ns must be at least 1 ns");
         }
-        Self { limit, clock: Clock::system(), hook: Hook::named("timeout") }
+        Self { limit, clock: Clock::system(), hook: Hook::unnamed() }
     }
 
     /// Tells the time and sleeps by `clock`. Default: the system clock.
@@ -66,7 +66,7 @@ impl Timeout {
         self
     }
 
-    /// Names the timeout in its errors. Default: "timeout".
+    /// Names the timeout in its errors. Default: no name.
     #[must_use = "returns the changed timeout"]
     pub fn name(mut self, name: &'static str) -> Self {
         self.hook.name = name;
