@@ -21,20 +21,21 @@ use std::task::{Context, Poll, Wake, Waker};
 /// ```
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
-    let entered = Entered::enter();
-    let mut context = Context::from_waker(&entered.waker);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
+    Parked::with(|parked| {
+        let mut context = Context::from_waker(&parked.waker);
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
+            }
+            parked.wait();
         }
-        entered.wait();
-    }
+    })
 }
 
 #[cfg(floodwall_loom)]
-use modelled::Entered;
+use modelled::Parked;
 #[cfg(not(floodwall_loom))]
-use real::Entered;
+use real::Parked;
 #[cfg(not(floodwall_loom))]
 pub(crate) use real::{Timer, arm, disarm, rearm};
 
@@ -54,10 +55,6 @@ mod real {
     }
 
     impl Unpark {
-        fn current() -> Arc<Self> {
-            Arc::new(Self { thread: thread::current(), notified: AtomicBool::new(false) })
-        }
-
         fn take_notice(&self) -> bool {
             // Acquire, partner of the Release in `wake`: sees what was done before the wake-up.
             self.notified.swap(false, Ordering::Acquire)
@@ -77,45 +74,35 @@ mod real {
         }
     }
 
-    struct Parked {
-        /// How many `block_on`s this thread is in.
+    /// What a thread keeps for its `block_on`s.
+    pub(super) struct Parked {
+        /// How many it is in.
         depth: Cell<usize>,
         unpark: Arc<Unpark>,
+        /// Wakes `unpark`.
+        pub(super) waker: Waker,
         armed: RefCell<Vec<Armed>>,
     }
 
-    struct Armed {
-        id: u64,
-        at: Instant,
-        waker: Waker,
-    }
-
     thread_local! {
-        static PARKED: Parked = Parked {
-            depth: Cell::new(0),
-            unpark: Unpark::current(),
-            armed: RefCell::default(),
+        static PARKED: Parked = {
+            let unpark = Arc::new(Unpark { thread: thread::current(), notified: AtomicBool::new(false) });
+            Parked { depth: Cell::new(0), waker: unpark.clone().into(), unpark, armed: RefCell::default() }
         };
     }
 
-    /// This thread is in `block_on`.
-    pub(super) struct Entered {
-        unpark: Arc<Unpark>,
-        pub(super) waker: Waker,
-    }
-
-    impl Entered {
-        pub(super) fn enter() -> Self {
+    impl Parked {
+        pub(super) fn with<T>(run: impl FnOnce(&Self) -> T) -> T {
             PARKED.with(|parked| {
                 parked.depth.set(parked.depth.get() + 1);
-                let unpark = parked.unpark.clone();
-                Self { waker: unpark.clone().into(), unpark }
+                let _leave = Leave(parked);
+                run(parked)
             })
         }
 
         pub(super) fn wait(&self) {
             while !self.unpark.take_notice() {
-                let (due, next) = due_timers();
+                let (due, next) = self.due_timers();
                 if due.is_empty() {
                     match next {
                         Some(wait) => thread::park_timeout(wait),
@@ -125,28 +112,10 @@ mod real {
                 due.into_iter().for_each(Waker::wake);
             }
         }
-    }
 
-    impl Drop for Entered {
-        fn drop(&mut self) {
-            PARKED.with(|parked| {
-                let depth = parked.depth.get() - 1;
-                parked.depth.set(depth);
-                if depth == 0 {
-                    parked.armed.borrow_mut().clear();
-                    self.unpark.take_notice();
-                } else {
-                    // A wake-up for the outer future may have been taken by the inner one: let it look again.
-                    self.unpark.wake_by_ref();
-                }
-            });
-        }
-    }
-
-    /// Takes the wakers whose time has come, and says how long until the next one's.
-    fn due_timers() -> (Vec<Waker>, Option<Duration>) {
-        PARKED.with(|parked| {
-            let armed = &mut *parked.armed.borrow_mut();
+        /// Takes the wakers whose time has come, and says how long until the next one's.
+        fn due_timers(&self) -> (Vec<Waker>, Option<Duration>) {
+            let armed = &mut *self.armed.borrow_mut();
             if armed.is_empty() {
                 return (Vec::new(), None);
             }
@@ -160,7 +129,29 @@ mod real {
                 waits
             });
             (due, armed.iter().map(|timer| timer.at.duration_since(now)).min())
-        })
+        }
+    }
+
+    struct Leave<'a>(&'a Parked);
+
+    impl Drop for Leave<'_> {
+        fn drop(&mut self) {
+            let Leave(parked) = self;
+            let depth = parked.depth.get() - 1;
+            parked.depth.set(depth);
+            // A wake-up for the outer future may have been taken by the inner one: let it look again. And one that is
+            // left over from the outermost is nobody's.
+            parked.unpark.notified.store(depth > 0, Ordering::Relaxed);
+            if depth == 0 && !parked.armed.borrow().is_empty() {
+                drop(parked.armed.take());
+            }
+        }
+    }
+
+    struct Armed {
+        id: u64,
+        at: Instant,
+        waker: Waker,
     }
 
     /// What became of a timer.
@@ -231,15 +222,15 @@ mod modelled {
         }
     }
 
-    pub(super) struct Entered {
+    pub(super) struct Parked {
         unpark: Arc<Unpark>,
         pub(super) waker: Waker,
     }
 
-    impl Entered {
-        pub(super) fn enter() -> Self {
+    impl Parked {
+        pub(super) fn with<T>(run: impl FnOnce(&Self) -> T) -> T {
             let unpark = Arc::new(Unpark { notified: Mutex::new(false), changed: Condvar::new() });
-            Self { waker: unpark.clone().into(), unpark }
+            run(&Self { waker: unpark.clone().into(), unpark })
         }
 
         pub(super) fn wait(&self) {
