@@ -22,9 +22,10 @@ use crate::window::Window;
 ///
 /// **Closed**, calls pass and are counted. It opens when the failure rate over a window of time, or the number of
 /// consecutive failures, reaches its threshold. **Open**, calls are rejected with the time that is left. After
-/// `open_for` it is **half-open**: a few probes pass; if all succeed it closes, if one fails it opens again. Probes
-/// that have not ended after another `open_for` no longer count, and new ones are let through, so that a hung
-/// probe cannot keep it half-open.
+/// `open_for` it is **half-open**: a few probes pass; when as many have succeeded it closes, if one fails it opens
+/// again. When probes have not ended after another `open_for`, new ones are let through beside them, so that a hung
+/// probe cannot keep it half-open. A caller that comes while all probes are out is asked to come back after a tenth of
+/// `open_for`, by when they may have decided.
 ///
 /// [`Failure`](Outcome::Failure) and [`Throttled`](Outcome::Throttled) count as failures. A permit dropped without a
 /// report counts for nothing, unless the call's deadline had passed: then the dependency was too slow.
@@ -85,6 +86,9 @@ impl CircuitBreaker {
 
 impl Gate for CircuitBreaker {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
+        if call.is_over(&self.clock) {
+            return self.hook.admission(Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded)));
+        }
         // Closed, the time does not matter: do not read it. Otherwise read it outside the lock.
         let closed = self.core.lock().admit_if_closed();
         let (admitted, change) = match closed {
@@ -278,9 +282,9 @@ impl CircuitBreakerBuilder {
 /// The state machine, told the time.
 ///
 /// Every change of state goes through `enter`, which raises the generation; `settle` looks only at tickets of the
-/// current one. So in half-open `issued` is exactly the number of probes that may still report or have reported, and
-/// it never exceeds `probes`: at most so many run, however calls race, and a change of state is made once, by whoever
-/// holds the lock.
+/// current one. In half-open `out` is exactly the number of this round's probes that have not reported, and
+/// `out + succeeded` never exceeds `probes`: no more run, however calls race. A probe of an earlier round counts when
+/// it reports, since the dependency did answer, but has no place to give back.
 #[derive(Debug)]
 struct Core {
     failures: u32,
@@ -300,9 +304,10 @@ enum Phase {
     Open {
         until: u64,
     },
-    /// `lease` is when the probes that are still out stop to count.
+    /// When `lease` is over, the probes that are `out` no longer take places, and the next `round` begins.
     HalfOpen {
-        issued: u32,
+        round: u16,
+        out: u32,
         succeeded: u32,
         lease: u64,
     },
@@ -312,7 +317,7 @@ type Change = Option<(State, State)>;
 
 impl Core {
     const fn admit_if_closed(&self) -> Option<u64> {
-        if let Phase::Closed { .. } = self.phase { Some(self.generation) } else { None }
+        if let Phase::Closed { .. } = self.phase { Some(self.word()) } else { None }
     }
 
     /// Admits a call with the generation as its word, or says how many nanoseconds are left.
@@ -320,36 +325,45 @@ impl Core {
         let mut change = None;
         match self.phase {
             Phase::Open { until } if now < until => return (Err(until - now), None),
-            Phase::HalfOpen { issued, lease, .. } if issued >= self.probes && now < lease => {
-                return (Err(lease - now), None);
+            Phase::HalfOpen { out, succeeded, lease, .. }
+                if out + succeeded >= self.probes && now < lease =>
+            {
+                return (Err((self.open_for / 10).clamp(1, lease - now)), None);
             }
-            Phase::Open { .. } => change = self.enter(self.half_open(now)),
-            // The lease ran out: forget the probes that are out.
-            Phase::HalfOpen { issued, .. } if issued >= self.probes => {
-                self.enter(self.half_open(now));
+            Phase::Open { .. } => {
+                change = self.enter(Phase::HalfOpen { round: 0, out: 0, succeeded: 0, lease: 0 });
             }
             _ => {}
         }
-        if let Phase::HalfOpen { issued, lease, .. } = &mut self.phase {
-            *issued += 1;
+        if let Phase::HalfOpen { round, out, succeeded, lease } = &mut self.phase {
+            if *out + *succeeded >= self.probes {
+                *round = round.wrapping_add(1);
+                *out = 0;
+            }
+            *out += 1;
             *lease = now.saturating_add(self.open_for);
         }
-        (Ok(self.generation), change)
+        (Ok(self.word()), change)
     }
 
-    fn settle(&mut self, generation: u64, outcome: Outcome, now: u64) -> Change {
-        if generation != self.generation {
+    /// What a ticket remembers: the generation, and the round of half-open.
+    const fn word(&self) -> u64 {
+        let round = if let Phase::HalfOpen { round, .. } = self.phase { round } else { 0 };
+        self.generation << 16 | round as u64
+    }
+
+    fn settle(&mut self, word: u64, outcome: Outcome, now: u64) -> Change {
+        if word >> 16 != self.generation {
             return None;
+        }
+        let of_this_round = word == self.word();
+        if let Phase::HalfOpen { out, .. } = &mut self.phase {
+            *out -= u32::from(of_this_round);
         }
         let failed = match outcome {
             Outcome::Success => false,
             Outcome::Failure | Outcome::Throttled { .. } => true,
-            Outcome::Ignored | Outcome::Abandoned => {
-                if let Phase::HalfOpen { issued, .. } = &mut self.phase {
-                    *issued = issued.saturating_sub(1);
-                }
-                return None;
-            }
+            Outcome::Ignored | Outcome::Abandoned => return None,
         };
         let open = Phase::Open { until: now.saturating_add(self.open_for) };
         match &mut self.phase {
@@ -375,12 +389,9 @@ impl Core {
     fn rate_is_high(&self, now: u64) -> bool {
         self.rate.as_ref().is_some_and(|(threshold, window)| {
             let counts = window.counts(now);
-            counts.calls >= self.min_calls && counts.failures as f64 >= threshold * counts.calls as f64
+            // Divided rather than multiplied: 7 of 100 is 0.07, while 0.07 times 100 is more than 7.
+            counts.calls >= self.min_calls && counts.failures as f64 / counts.calls as f64 >= *threshold
         })
-    }
-
-    fn half_open(&self, now: u64) -> Phase {
-        Phase::HalfOpen { issued: 0, succeeded: 0, lease: now.saturating_add(self.open_for) }
     }
 
     fn enter(&mut self, phase: Phase) -> Change {

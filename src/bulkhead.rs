@@ -86,7 +86,7 @@ impl Bulkhead {
 
     /// Names the bulkhead in its rejections. Default: no name.
     #[must_use = "returns the changed bulkhead"]
-    pub fn name(mut self, name: &'static str) -> Self {
+    pub const fn name(mut self, name: &'static str) -> Self {
         self.hook.name = name;
         self
     }
@@ -117,6 +117,10 @@ impl Bulkhead {
         Permit::new(self, Ticket::new(0, call))
     }
 
+    fn too_late(&self) -> Rejected {
+        Rejected::new(self.hook.name, Reason::DeadlineExceeded)
+    }
+
     fn full(&self) -> Rejected {
         Rejected::new(self.hook.name, Reason::BulkheadFull)
     }
@@ -124,8 +128,13 @@ impl Bulkhead {
 
 impl Gate for Bulkhead {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        let served = self.core.lock().serve_newcomer(&mut ());
-        self.hook.admission(if served { Ok(self.permit(call)) } else { Err(self.full()) })
+        self.hook.admission(if call.is_over(&self.clock) {
+            Err(self.too_late())
+        } else if self.core.lock().serve_newcomer(&mut ()) {
+            Ok(self.permit(call))
+        } else {
+            Err(self.full())
+        })
     }
 
     fn release(&self, _ticket: Ticket, outcome: Outcome) {
@@ -143,6 +152,9 @@ impl Gate for Bulkhead {
 
 impl Acquire for Bulkhead {
     async fn acquire_within(&self, call: Call, limit: Duration) -> Result<Permit<'_>, Rejected> {
+        if call.is_over(&self.clock) {
+            return self.hook.admission(Err(self.too_late()));
+        }
         if self.core.lock().serve_newcomer(&mut ()) {
             return self.hook.admission(Ok(self.permit(call)));
         }
@@ -150,9 +162,7 @@ impl Acquire for Bulkhead {
         let waited = Wait::new(&self.core, &self.clock, patience.min(call.deadline), ()).await;
         self.hook.admission(match waited {
             Waited::Served(()) => Ok(self.permit(call)),
-            Waited::TooLate if call.deadline <= patience => {
-                Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded))
-            }
+            Waited::TooLate if call.deadline <= patience => Err(self.too_late()),
             Waited::Full | Waited::TooLate => Err(self.full()),
         })
     }

@@ -111,6 +111,11 @@ impl Call {
         self.repeatable
     }
 
+    /// Returns whether the call's time is over; reads the clock only if it has an end.
+    pub(crate) fn is_over(&self, clock: &Clock) -> bool {
+        self.deadline != NEVER && clock.nanos() >= self.deadline
+    }
+
     pub(crate) const fn tightened(mut self, deadline: u64) -> Self {
         if deadline < self.deadline {
             self.deadline = deadline;

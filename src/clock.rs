@@ -1,6 +1,7 @@
 //! What time it is, and waking up later: [`Clock`].
 
 use std::fmt;
+use std::marker::PhantomPinned;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -51,6 +52,8 @@ enum Kind {
 }
 
 /// A source of time for [`Clock::new`]: another runtime's timer, a simulator, a cached clock.
+///
+/// It should start at an instant of this process: what it tells from before the crate's first use counts as then.
 ///
 /// ```
 /// # use std::{pin::Pin, time::{Duration, Instant}};
@@ -174,7 +177,7 @@ impl Clock {
     }
 
     pub(crate) fn sleep_until_nanos(&self, at: u64) -> Sleep {
-        Sleep { at, clock: self.clone(), timer: Timer::Unset }
+        Sleep { at, clock: self.clone(), timer: Timer::Unset, pinned: PhantomPinned }
     }
 }
 
@@ -334,6 +337,9 @@ pin_project! {
         clock: Clock,
         #[pin]
         timer: Timer,
+        // Whatever timers are compiled in, a sleep is not `Unpin`: a feature must not take that away.
+        #[pin]
+        pinned: PhantomPinned,
     }
 
     impl PinnedDrop for Sleep {
@@ -393,12 +399,9 @@ impl Future for Sleep {
                 (TimerProjection::Unset, Kind::Source(source)) => {
                     Timer::Source { sleep: source.sleep_until(instant_of(*this.at)) }
                 }
-                (TimerProjection::Unset, _) => {
-                    let wait = Duration::from_nanos(this.at.saturating_sub(this.clock.nanos()));
-                    first_timer(wait, context.waker())
-                }
+                (TimerProjection::Unset, _) => first_timer(*this.at, this.clock, context.waker()),
                 #[cfg(not(floodwall_loom))]
-                (TimerProjection::Parked { id }, _) => match park::rearm(*id, context.waker()) {
+                (TimerProjection::Parked { id }, _) => match park::rearm(*id, context.waker().clone()) {
                     park::Timer::Armed(_) => return Poll::Pending,
                     park::Timer::Fired => Timer::Done,
                     // The future moved to another thread: start again there.
@@ -431,14 +434,16 @@ impl fmt::Debug for Sleep {
 
 /// Picks who wakes a sleeper of the system's time, here and now.
 #[cfg_attr(floodwall_loom, expect(unused_variables, reason = "models have manual clocks only"))]
-fn first_timer(wait: Duration, waker: &Waker) -> Timer {
+fn first_timer(at: u64, clock: &Clock, waker: &Waker) -> Timer {
+    let wait = Duration::from_nanos(at.saturating_sub(clock.nanos()));
     #[cfg(not(floodwall_loom))]
-    if let park::Timer::Armed(id) = park::arm(wait, waker) {
+    if let park::Timer::Armed(id) = park::arm(wait, waker.clone()) {
         return Timer::Parked { id };
     }
     #[cfg(feature = "tokio")]
     if tokio::runtime::Handle::try_current().is_ok() {
-        return Timer::Runtime { sleep: tokio::time::sleep(wait) };
+        // The instant rather than the wait: two sleeps until one time then end in one tick of the timer.
+        return Timer::Runtime { sleep: tokio::time::sleep_until(instant_of(at).into()) };
     }
     #[cfg(feature = "timer")]
     return Timer::Thread { sleep: futures_timer::Delay::new(wait) };

@@ -9,8 +9,8 @@ use crate::event::Outcome;
 /// Says what a result tells about the dependency. Closures `Fn(&Result<T, Error<E>>) -> Outcome` are judges.
 ///
 /// Gates count what the judge says. [`Retry`](crate::Retry) repeats, and [`Fallback`](crate::Fallback) replaces, what
-/// it calls [`Failure`](Outcome::Failure) or [`Throttled`](Outcome::Throttled). A judge runs once per result, on the
-/// task or thread of the call, and must not panic.
+/// it calls [`Failure`](Outcome::Failure) or [`Throttled`](Outcome::Throttled). A judge runs at most once per result, on
+/// the task or thread of the call, and must not panic.
 pub trait Judge<T, E>: Send + Sync {
     /// Judges one result.
     fn judge(&self, result: &Result<T, Error<E>>) -> Outcome;

@@ -101,15 +101,17 @@ mod real {
         }
 
         pub(super) fn wait(&self) {
-            while !self.unpark.take_notice() {
+            loop {
+                // First, so that timers also fire beside a future that keeps waking itself.
                 let (due, next) = self.due_timers();
-                if due.is_empty() {
-                    match next {
-                        Some(wait) => thread::park_timeout(wait),
-                        None => thread::park(),
-                    }
-                }
                 due.into_iter().for_each(Waker::wake);
+                if self.unpark.take_notice() {
+                    return;
+                }
+                match next {
+                    Some(wait) => thread::park_timeout(wait),
+                    None => thread::park(),
+                }
             }
         }
 
@@ -120,15 +122,10 @@ mod real {
                 return (Vec::new(), None);
             }
             let now = Instant::now();
-            let mut due = Vec::new();
-            armed.retain(|timer| {
-                let waits = timer.at > now;
-                if !waits {
-                    due.push(timer.waker.clone());
-                }
-                waits
-            });
-            (due, armed.iter().map(|timer| timer.at.duration_since(now)).min())
+            let due = armed.iter_mut().filter(|timer| timer.at <= now).filter_map(|timer| timer.waker.take());
+            let due = due.collect();
+            let waiting = armed.iter().filter(|timer| timer.waker.is_some());
+            (due, waiting.map(|timer| timer.at.duration_since(now)).min())
         }
     }
 
@@ -142,6 +139,7 @@ mod real {
             // A wake-up for the outer future may have been taken by the inner one: let it look again. And one that is
             // left over from the outermost is nobody's.
             parked.unpark.notified.store(depth > 0, Ordering::Relaxed);
+            // Sleeps that go on elsewhere do not find their timers there, and arm new ones.
             if depth == 0 && !parked.armed.borrow().is_empty() {
                 drop(parked.armed.take());
             }
@@ -151,19 +149,20 @@ mod real {
     struct Armed {
         id: u64,
         at: Instant,
-        waker: Waker,
+        /// `None` once it has fired; it stays here until its sleep has seen that.
+        waker: Option<Waker>,
     }
 
     /// What became of a timer.
     pub(crate) enum Timer {
-        /// This thread is not in `block_on`.
+        /// This thread is not in `block_on`, or it is another one than where the timer was armed.
         Elsewhere,
         Armed(u64),
         Fired,
     }
 
     /// Arms a timer of this thread's `block_on`.
-    pub(crate) fn arm(wait: Duration, waker: &Waker) -> Timer {
+    pub(crate) fn arm(wait: Duration, waker: Waker) -> Timer {
         // Unique over all threads: a future may arm here and be dropped elsewhere.
         static IDS: AtomicU64 = AtomicU64::new(0);
         PARKED.with(|parked| {
@@ -172,24 +171,25 @@ mod real {
             }
             // Relaxed: only the number itself matters.
             let id = IDS.fetch_add(1, Ordering::Relaxed);
-            parked.armed.borrow_mut().push(Armed { id, at: Instant::now() + wait, waker: waker.clone() });
+            parked.armed.borrow_mut().push(Armed { id, at: Instant::now() + wait, waker: Some(waker) });
             Timer::Armed(id)
         })
     }
 
-    /// Points an armed timer to another waker.
-    pub(crate) fn rearm(id: u64, waker: &Waker) -> Timer {
+    /// Points an armed timer to another waker, or collects it if it has fired.
+    pub(crate) fn rearm(id: u64, waker: Waker) -> Timer {
         PARKED.with(|parked| {
-            if parked.depth.get() == 0 {
-                return Timer::Elsewhere;
+            let mut armed = parked.armed.borrow_mut();
+            let Some(place) = armed.iter().position(|timer| timer.id == id) else { return Timer::Elsewhere };
+            // Wakers are user code, also when they are dropped: after the borrow has ended.
+            if armed[place].waker.is_none() {
+                armed.swap_remove(place);
+                return Timer::Fired;
             }
-            match parked.armed.borrow_mut().iter_mut().find(|timer| timer.id == id) {
-                Some(timer) => {
-                    timer.waker.clone_from(waker);
-                    Timer::Armed(id)
-                }
-                None => Timer::Fired,
-            }
+            let old_waker = armed[place].waker.replace(waker);
+            drop(armed);
+            drop(old_waker);
+            Timer::Armed(id)
         })
     }
 
@@ -197,9 +197,11 @@ mod real {
     pub(crate) fn disarm(id: u64) {
         // The thread's locals may be gone already when a future outlives them.
         let _ = PARKED.try_with(|parked| {
-            if let Ok(mut armed) = parked.armed.try_borrow_mut() {
-                armed.retain(|timer| timer.id != id);
-            }
+            let mut armed = parked.armed.borrow_mut();
+            let place = armed.iter().position(|timer| timer.id == id);
+            let gone = place.map(|place| armed.swap_remove(place));
+            drop(armed);
+            drop(gone);
         });
     }
 }
@@ -286,6 +288,40 @@ mod tests {
         assert_eq!(polls, 2);
     }
 
+    /// A sleep that is polled in one `block_on` goes on in another, on this thread or the next, for its whole time.
+    #[test]
+    fn a_sleep_that_changes_places_sleeps_no_shorter() {
+        let clock = Clock::system();
+        let poll_once = |sleep: &mut std::pin::Pin<Box<crate::Sleep>>| {
+            block_on(poll_fn(|context| Poll::Ready(sleep.as_mut().poll(context).is_ready())))
+        };
+        for elsewhere in [false, true] {
+            let start = clock.now();
+            let mut sleep = Box::pin(clock.sleep(Duration::from_millis(30)));
+            assert!(!poll_once(&mut sleep));
+            assert!(!poll_once(&mut sleep));
+            if elsewhere {
+                std::thread::spawn(move || block_on(sleep)).join().unwrap();
+            } else {
+                block_on(sleep);
+            }
+            assert!(clock.now() - start >= Duration::from_millis(30));
+        }
+    }
+
+    #[test]
+    fn a_timer_fires_beside_a_future_that_keeps_waking_itself() {
+        let clock = Clock::system();
+        let mut sleep = pin!(clock.sleep(Duration::from_millis(5)));
+        let mut polls = 0_u64;
+        block_on(poll_fn(|context| {
+            polls += 1;
+            context.waker().wake_by_ref();
+            sleep.as_mut().poll(context)
+        }));
+        assert!(polls > 1);
+    }
+
     #[test]
     fn a_sleep_needs_no_runtime_and_leaves_no_timer() {
         let clock = Clock::system();
@@ -303,6 +339,6 @@ mod tests {
             })
             .await;
         });
-        assert!(matches!(arm(Duration::ZERO, Waker::noop()), Timer::Elsewhere));
+        assert!(matches!(arm(Duration::ZERO, Waker::noop().clone()), Timer::Elsewhere));
     }
 }

@@ -199,11 +199,14 @@ impl<L: Line> Future for Wait<'_, L> {
         if *this.deadline == NEVER {
             return Poll::Pending;
         }
-        if this.sleep.is_none() {
-            this.sleep.set(Some(this.clock.sleep_until_nanos(*this.deadline)));
+        // Asked first, so that whoever waits until the same time further out does not drop a waiter that is too late.
+        if this.clock.nanos() < *this.deadline {
+            if this.sleep.is_none() {
+                this.sleep.set(Some(this.clock.sleep_until_nanos(*this.deadline)));
+            }
+            let sleep = this.sleep.as_mut().as_pin_mut().expect("set just now");
+            std::task::ready!(sleep.poll(context));
         }
-        let sleep = this.sleep.as_mut().as_pin_mut().expect("set just now");
-        std::task::ready!(sleep.poll(context));
 
         // The deadline has passed; it may have been served just before.
         let mut locked = this.line.lock();

@@ -103,7 +103,8 @@ fn open_it_tells_how_long_and_half_open_it_lets_probes_decide() {
     clock.advance(secs(1));
     assert_eq!(breaker.state(), State::HalfOpen);
     let (first, second) = (breaker.try_acquire().unwrap(), breaker.try_acquire().unwrap());
-    assert_eq!(breaker.try_acquire().unwrap_err(), rejected.after(secs(30)));
+    // All probes are out: they may have decided in a tenth of the time.
+    assert_eq!(breaker.try_acquire().unwrap_err(), rejected.after(secs(3)));
     first.success();
     assert_eq!(breaker.state(), State::HalfOpen);
     assert!(breaker.try_acquire().is_err());
@@ -168,9 +169,50 @@ fn a_hung_probe_does_not_wedge_it() {
     assert_eq!(breaker.try_acquire().unwrap_err().retry_after(), Some(secs(1)));
     clock.advance(secs(1));
     succeed(&breaker);
-    // The hung ones are forgotten: their failures come too late to count.
-    hung.into_iter().for_each(|permit| permit.failure());
-    assert_eq!(breaker.state(), State::HalfOpen);
+    // The hung ones have no place to give back.
+    hung.into_iter().for_each(drop);
+    let probe = breaker.try_acquire().unwrap();
+    assert!(breaker.try_acquire().is_err());
+    probe.success();
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+/// A breaker that forgets probes which take longer than `open_for` never closes again.
+#[test]
+fn probes_that_take_longer_than_it_was_open_still_count() {
+    let clock = Clock::manual();
+    let breaker = opened(&clock);
+    clock.advance(secs(30));
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        slow.extend(breaker.try_acquire());
+        clock.advance(secs(20));
+    }
+    slow.drain(..2).for_each(|permit| permit.success());
+    assert_eq!(breaker.state(), State::Closed);
+    slow.into_iter().for_each(|permit| permit.failure());
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
+fn exactly_the_failure_rate_opens_it() {
+    for percent in 1..=100 {
+        let rate = f64::from(percent) / 100.0;
+        let breaker = builder(&Clock::manual()).failure_rate(rate).min_calls(100).build();
+        (percent..100).for_each(|_| succeed(&breaker));
+        (0..percent).for_each(|_| fail(&breaker));
+        assert_eq!(breaker.state(), State::Open, "{percent} %");
+    }
+}
+
+#[test]
+fn a_call_whose_time_is_over_takes_no_probe() {
+    let clock = Clock::manual();
+    let breaker = opened(&clock);
+    clock.advance(secs(30));
+    let late = Call::new().deadline(clock.now());
+    assert_eq!(breaker.try_acquire_for(late).unwrap_err().reason(), Reason::DeadlineExceeded);
+    succeed(&breaker);
     succeed(&breaker);
     assert_eq!(breaker.state(), State::Closed);
 }

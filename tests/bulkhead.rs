@@ -77,6 +77,41 @@ fn a_waiter_leaves_at_its_deadline() {
 }
 
 #[test]
+fn a_call_whose_time_is_over_takes_no_place() {
+    let clock = Clock::manual();
+    let bulkhead = Bulkhead::new(1).clock(clock.clone());
+    let late = Call::new().deadline(clock.now());
+    let refused = [bulkhead.try_acquire_for(late).map(drop), block_on(bulkhead.acquire_for(late)).map(drop)];
+    assert_eq!(refused, [Err(Rejected::new("", Reason::DeadlineExceeded)); 2]);
+    assert_eq!(bulkhead.running(), 0);
+}
+
+#[test]
+fn a_judge_and_a_wait_go_together_in_either_order() {
+    let judge = |result: &Result<u16, Error<()>>| match result {
+        Ok(500..) => floodwall::Outcome::Failure,
+        _ => floodwall::Outcome::Success,
+    };
+    let clock = Clock::manual();
+    let (sender, outcomes) = std::sync::mpsc::channel();
+    let bulkhead = Bulkhead::new(1).clock(clock).observe("db", move |_: &str, event: floodwall::Event| {
+        if let floodwall::Event::Finished(outcome) = event {
+            sender.send(outcome).unwrap();
+        }
+    });
+    let judged_first = (&bulkhead).judge(judge).wait_up_to(secs(1));
+    let waits_first = (&bulkhead).wait_up_to(secs(1)).judge(judge);
+    let permit = bulkhead.try_acquire().unwrap();
+    let mut first = Box::pin(judged_first.call(|| async { Ok(503) }));
+    let mut second = Box::pin(waits_first.call(|| async { Ok(503) }));
+    assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+    permit.success();
+    assert!(poll(&mut first).is_ready() && poll(&mut second).is_ready());
+    let failure = floodwall::Outcome::Failure;
+    assert_eq!(outcomes.try_iter().collect::<Vec<_>>(), [floodwall::Outcome::Success, failure, failure]);
+}
+
+#[test]
 fn in_a_stack_it_rejects_and_wait_up_to_waits() {
     let clock = Clock::manual();
     let bulkhead = Bulkhead::new(1).clock(clock.clone());

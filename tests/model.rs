@@ -82,6 +82,7 @@ struct NaiveBreaker {
     passed: u32,
     lease: u64,
     generation: u32,
+    round: u32,
 }
 
 impl NaiveBreaker {
@@ -89,12 +90,13 @@ impl NaiveBreaker {
         self.state = state;
         self.generation += 1;
         (self.in_a_row, self.out, self.passed) = (0, 0, 0);
+        self.round = 0;
         if state == State::Open {
             self.opened = now;
         }
     }
 
-    fn admit(&mut self, now: u64) -> Option<u32> {
+    fn admit(&mut self, now: u64) -> Option<(u32, u32)> {
         if self.state == State::Open && now - self.opened >= self.open_for {
             self.change(State::HalfOpen, now);
         }
@@ -106,18 +108,22 @@ impl NaiveBreaker {
                     if now < self.lease {
                         return None;
                     }
-                    self.change(State::HalfOpen, now);
+                    self.round += 1;
+                    self.out = 0;
                 }
                 self.out += 1;
                 self.lease = now + self.open_for;
             }
         }
-        Some(self.generation)
+        Some((self.generation, self.round))
     }
 
-    fn end(&mut self, generation: u32, outcome: Outcome, now: u64) {
+    fn end(&mut self, (generation, round): (u32, u32), outcome: Outcome, now: u64) {
         if generation != self.generation {
             return;
+        }
+        if self.state == State::HalfOpen && round == self.round {
+            self.out -= 1;
         }
         match (self.state, outcome) {
             (State::Closed, Outcome::Success) => self.in_a_row = 0,
@@ -128,14 +134,12 @@ impl NaiveBreaker {
                 }
             }
             (State::HalfOpen, Outcome::Success) => {
-                self.out -= 1;
                 self.passed += 1;
                 if self.passed == self.probes {
                     self.change(State::Closed, now);
                 }
             }
             (State::HalfOpen, Outcome::Failure) => self.change(State::Open, now),
-            (State::HalfOpen, _) => self.out -= 1,
             _ => {}
         }
     }
@@ -161,9 +165,9 @@ proptest! {
         );
         let mut twin = NaiveBreaker {
             state: State::Closed, failures, probes, open_for: 20, in_a_row: 0, opened: 0, out: 0, passed: 0,
-            lease: 0, generation: 0,
+            lease: 0, generation: 0, round: 0,
         };
-        let mut running: Vec<(OwnedPermit, u32)> = Vec::new();
+        let mut running: Vec<(OwnedPermit, (u32, u32))> = Vec::new();
         let mut now = 0;
         for (wait, step, index) in steps {
             if wait < 10 {

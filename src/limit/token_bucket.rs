@@ -113,7 +113,7 @@ impl TokenBucket {
 
     /// Names the bucket in its rejections. Default: no name.
     #[must_use = "returns the changed bucket"]
-    pub fn name(mut self, name: &'static str) -> Self {
+    pub const fn name(mut self, name: &'static str) -> Self {
         self.hook.name = name;
         self
     }

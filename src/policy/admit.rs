@@ -96,9 +96,9 @@ impl Once for Bulkhead {}
 impl Once for dyn Gate + '_ {}
 impl<G> Once for Gated<G> {}
 impl<G, J> Once for Judged<G, J> {}
-impl<G> Once for WaitUpTo<G> {}
+impl<G, J> Once for WaitUpTo<G, J> {}
 
-impl<T: Send, E: Send, G: Acquire> Policy<T, E> for WaitUpTo<G> {
+impl<T: Send, E: Send, G: Acquire, J: Judge<T, E>> Policy<T, E> for WaitUpTo<G, J> {
     async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
     where
         F: Fn(Call) -> Fut + Send + Sync,
@@ -106,16 +106,16 @@ impl<T: Send, E: Send, G: Acquire> Policy<T, E> for WaitUpTo<G> {
     {
         let permit = self.gate.acquire_within(call, self.limit).await?;
         let result = next(call).await;
-        permit.report(verdict(&AnyError, &result));
+        permit.report(verdict(&self.judge, &result));
         result
     }
 }
 
-impl<T, E, G: Acquire> Blocking<T, E> for WaitUpTo<G> {
+impl<T, E, G: Acquire, J: Judge<T, E>> Blocking<T, E> for WaitUpTo<G, J> {
     fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
     where
         F: FnMut(Call) -> Result<T, Error<E>>,
     {
-        admitted_blocking(block_on(self.gate.acquire_within(call, self.limit)), &AnyError, call, next)
+        admitted_blocking(block_on(self.gate.acquire_within(call, self.limit)), &self.judge, call, next)
     }
 }

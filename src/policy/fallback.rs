@@ -39,6 +39,7 @@ use crate::judge::{Judge, When};
 /// # });
 /// ```
 #[derive(Clone)]
+#[must_use = "call through it"]
 pub struct Fallback<R, J = Always> {
     replace: R,
     judge: J,
@@ -98,12 +99,16 @@ impl<R, J> Fallback<R, J> {
     /// Replaces only the errors for which `is_failure` says so. Default: all.
     #[must_use = "returns the changed fallback"]
     pub fn when<E, F: Fn(&Error<E>) -> bool>(self, is_failure: F) -> Fallback<R, When<F>> {
-        self.judge(When::new(is_failure))
+        self.judged(When::new(is_failure))
     }
 
     /// Replaces what `judge` calls a failure or throttled, values included.
     #[must_use = "returns the changed fallback"]
-    pub fn judge<K>(self, judge: K) -> Fallback<R, K> {
+    pub fn judge<T, E, F: Fn(&Result<T, Error<E>>) -> Outcome>(self, judge: F) -> Fallback<R, F> {
+        self.judged(judge)
+    }
+
+    fn judged<K>(self, judge: K) -> Fallback<R, K> {
         let Self { replace, judge: _, hook } = self;
         Fallback { replace, judge, hook }
     }

@@ -20,7 +20,7 @@ use crate::sync::Mutex;
 /// Runs calls under a policy: a limit, a breaker, a retry loop, a timeout, or a stack of them.
 ///
 /// A tuple of policies is a policy, **outermost first**; tuples nest, `()` does nothing, `Option<P>` switches a policy
-/// off, and `&P` and `Arc<P>` share one. Gates of your own enter through [`Gated`].
+/// off, and `&P`, `Arc<P>` and `Box<P>` are what they point to. Gates of your own enter through [`Gated`].
 ///
 /// # Which goes outside which
 ///
@@ -136,10 +136,24 @@ pub trait Policy<T: Send, E: Send>: Send + Sync {
         F: FnOnce() -> Fut + Send,
         Fut: Future<Output = Result<T, E>> + Send,
     {
+        self.call_once_with(Call::new(), |_| op())
+    }
+
+    /// Runs `op`, which can run only once, for a call with a deadline, a cost or a priority.
+    ///
+    /// # Errors
+    ///
+    /// How the call ended badly: see [`Error`].
+    fn call_once_with<F, Fut>(&self, call: Call, op: F) -> impl Future<Output = Result<T, Error<E>>> + Send
+    where
+        Self: Once,
+        F: FnOnce(Call) -> Fut + Send,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
         let op = Mutex::new(Some(op));
-        self.around(Call::new().once(), move |_| {
+        self.around(call.once(), move |call| {
             let op = op.lock().take().expect("a policy that implements Once called twice");
-            lifted(op())
+            lifted(op(call))
         })
     }
 }
@@ -251,3 +265,4 @@ macro_rules! delegate_policy {
 }
 delegate_policy!(&P);
 delegate_policy!(Arc<P>);
+delegate_policy!(Box<P>);

@@ -5,13 +5,15 @@
 //! when many clients share one dependency, since retries multiply load exactly when there is too much of it.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::{Blocking, Policy};
 use crate::backoff::{Backoff, Delays};
 use crate::call::Call;
 use crate::clock::Clock;
-use crate::error::{Error, saturating_nanos};
+use crate::error::Error;
 use crate::event::{Event, Hook, Observer, Outcome};
 use crate::judge::{AnyError, Judge, When};
 use crate::rng::Seeds;
@@ -20,8 +22,9 @@ use crate::rng::Seeds;
 ///
 /// It repeats your errors and timeouts, and not the rejections of policies further in; [`when`](Retry::when) and
 /// [`judge`](Retry::judge) change that. Told to repeat a rejection or a throttled call, it waits at least as long as
-/// that asked for. It never sleeps past the call's deadline, nor longer than [`max_wait`](Retry::max_wait): then it
-/// returns the last result at once. Calls marked [`once`](Call::once) are not repeated.
+/// that asked for. It never sleeps past the call's deadline, nor when asked to wait longer than
+/// [`max_wait`](Retry::max_wait): then it returns the last result at once. Calls marked [`once`](Call::once) are not
+/// repeated. Without a delay it yields between attempts.
 ///
 /// # Cancel safety
 ///
@@ -46,10 +49,11 @@ use crate::rng::Seeds;
 /// });
 /// assert_eq!(status, Ok(Some(200)));
 /// ```
+#[must_use = "call through it"]
 pub struct Retry<J = AnyError> {
     backoff: Backoff,
     judge: J,
-    max_wait: u64,
+    max_wait: Duration,
     seeds: Seeds,
     clock: Clock,
     hook: Hook,
@@ -62,7 +66,7 @@ impl Retry {
         Self {
             backoff: backoff.into(),
             judge: AnyError,
-            max_wait: saturating_nanos(Duration::from_secs(60)),
+            max_wait: Duration::from_secs(60),
             seeds: Seeds::from_entropy(),
             clock: Clock::system(),
             hook: Hook::unnamed(),
@@ -74,20 +78,26 @@ impl<J> Retry<J> {
     /// Repeats only the errors for which `is_transient` says so. Default: your errors and timeouts.
     #[must_use = "returns the changed retry"]
     pub fn when<E, F: Fn(&Error<E>) -> bool>(self, is_transient: F) -> Retry<When<F>> {
-        self.judge(When::new(is_transient))
+        self.judged(When::new(is_transient))
     }
 
     /// Repeats what `judge` calls a failure or throttled, values included.
     #[must_use = "returns the changed retry"]
-    pub fn judge<K>(self, judge: K) -> Retry<K> {
+    pub fn judge<T, E, F: Fn(&Result<T, Error<E>>) -> Outcome>(self, judge: F) -> Retry<F> {
+        self.judged(judge)
+    }
+
+    fn judged<K>(self, judge: K) -> Retry<K> {
         let Self { backoff, judge: _, max_wait, seeds, clock, hook } = self;
         Retry { backoff, judge, max_wait, seeds, clock, hook }
     }
 
-    /// Gives up rather than wait longer than `limit` for one attempt, whoever asked for the wait. Default: 1 minute.
+    /// Gives up when a rejection or a throttled call asks to wait longer than `limit`. Default: 1 minute.
+    ///
+    /// The delays of the backoff have a cap of their own.
     #[must_use = "returns the changed retry"]
     pub fn max_wait(mut self, limit: Duration) -> Self {
-        self.max_wait = saturating_nanos(limit);
+        self.max_wait = limit;
         self
     }
 
@@ -122,20 +132,18 @@ impl<J> Retry<J> {
     where
         J: Judge<T, E>,
     {
-        let outcome = self.judge.judge(result);
-        let asked = match outcome {
-            Outcome::Failure => result.as_ref().err().and_then(Error::retry_after),
+        let throttled = match self.judge.judge(result) {
+            Outcome::Failure => None,
             Outcome::Throttled { retry_after } => retry_after,
             Outcome::Success | Outcome::Ignored | Outcome::Abandoned => return None,
         };
+        let asked = throttled.max(result.as_ref().err().and_then(Error::retry_after)).unwrap_or_default();
         if !call.is_repeatable() {
             return None;
         }
         let delays = delays.get_or_insert_with(|| self.backoff.delays_from(self.seeds.next()));
-        let delay = delays.next()?.max(asked.unwrap_or_default());
-        if saturating_nanos(delay) > self.max_wait
-            || call.remaining_on(&self.clock).is_some_and(|left| delay >= left)
-        {
+        let delay = delays.next()?.max(asked);
+        if asked > self.max_wait || call.remaining_on(&self.clock).is_some_and(|left| delay >= left) {
             return None;
         }
         self.hook.emit(Event::Retrying { attempt: call.attempt, delay });
@@ -155,7 +163,11 @@ impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Retry<J> {
             let result = next(call).await;
             let Some(delay) = self.next_delay(&result, call, &mut delays) else { return result };
             drop(result);
-            self.clock.sleep(delay).await;
+            if delay.is_zero() {
+                yield_now().await;
+            } else {
+                self.clock.sleep(delay).await;
+            }
             call = call.attempt(call.attempt.saturating_add(1));
         }
     }
@@ -176,6 +188,18 @@ impl<T, E, J: Judge<T, E>> Blocking<T, E> for Retry<J> {
             call = call.attempt(call.attempt.saturating_add(1));
         }
     }
+}
+
+/// Lets other tasks run: attempts that fail at once must not keep a thread to themselves.
+fn yield_now() -> impl Future<Output = ()> + Send {
+    let mut yielded = false;
+    poll_fn(move |context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
 }
 
 impl<J> fmt::Debug for Retry<J> {

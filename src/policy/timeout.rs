@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Once, Policy};
 use crate::call::Call;
-use crate::clock::Clock;
+use crate::clock::{Clock, NEVER};
 use crate::error::{Error, Reason, Rejected, TimedOut, absurd, saturating_nanos};
 use crate::event::{Event, Hook, Observer};
 
@@ -68,7 +68,7 @@ impl Timeout {
 
     /// Names the timeout in its errors. Default: no name.
     #[must_use = "returns the changed timeout"]
-    pub fn name(mut self, name: &'static str) -> Self {
+    pub const fn name(mut self, name: &'static str) -> Self {
         self.hook.name = name;
         self
     }
@@ -89,7 +89,7 @@ impl<T: Send, E: Send> Policy<T, E> for Timeout {
     {
         let start = self.clock.nanos();
         let call = call.tightened(start.saturating_add(saturating_nanos(self.limit)));
-        if start >= call.deadline {
+        if start >= call.deadline && call.deadline != NEVER {
             let rejected = Rejected::new(self.hook.name, Reason::DeadlineExceeded);
             self.hook.emit(Event::Rejected(rejected));
             return Err(rejected.into());
