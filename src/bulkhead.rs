@@ -8,11 +8,12 @@
 
 use std::time::Duration;
 
+use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected, absurd};
 use crate::event::{Event, Hook, Observer, Outcome};
-use crate::gate::{Acquire, Gate, Permit, Residual, Ticket};
+use crate::gate::{Gate, Permit, Residual, Ticket};
 use crate::sync::{Mutex, const_fn};
 use crate::wait::{Line, Wait, WaitList, Waited, serve_waiters};
 

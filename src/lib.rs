@@ -22,6 +22,8 @@ mod wait;
 
 mod gate;
 
+mod acquire;
+
 mod breaker;
 mod bulkhead;
 mod limit;
@@ -50,7 +52,8 @@ pub use backoff::{Backoff, Constant, Delays, Exponential, Jitter};
 pub use clock::{Clock, Sleep, TimeSource};
 
 // Admission.
-pub use gate::{Acquire, Gate, OwnedPermit, Permit, Residual, Ticket, WaitUpTo};
+pub use acquire::{Acquire, WaitUpTo};
+pub use gate::{Gate, OwnedPermit, Permit, Residual, Ticket};
 pub use judge::{AnyError, Judge, Judged, When};
 
 // Primitives.

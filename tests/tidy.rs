@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["backoff", "clock", "window"],
     &["call", "judge", "wait"],
     &["gate"],
+    &["acquire"],
     &["breaker", "bulkhead", "limit"],
     &["policy"],
 ];

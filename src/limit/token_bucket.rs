@@ -10,11 +10,12 @@
 
 use std::time::Duration;
 
+use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{Event, Hook, Observer, Outcome};
-use crate::gate::{Acquire, Gate, Permit, Residual, Ticket, until};
+use crate::gate::{Gate, Permit, Residual, Ticket, until};
 use crate::sync::{AtomicU64, Ordering, const_fn};
 
 /// Admits so many calls per second, and as many at once as the bucket holds.

@@ -1,12 +1,13 @@
 //! Gates as policies: admit, run, report.
 
 use super::{Blocking, Once, Policy};
+use crate::acquire::{Acquire, WaitUpTo};
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
 use crate::call::Call;
 use crate::error::{Error, Rejected};
 use crate::event::Outcome;
-use crate::gate::{Acquire, Gate, Permit, WaitUpTo};
+use crate::gate::{Gate, Permit};
 use crate::judge::{AnyError, Judge, Judged};
 use crate::limit::TokenBucket;
 use crate::park::block_on;
