@@ -282,9 +282,9 @@ impl CircuitBreakerBuilder {
 /// The state machine, told the time.
 ///
 /// Every change of state goes through `enter`, which raises the generation; `settle` looks only at tickets of the
-/// current one. In half-open `out` is exactly the number of this round's probes that have not reported, and
-/// `out + succeeded` never exceeds `probes`: no more run, however calls race. A probe of an earlier round counts when
-/// it reports, since the dependency did answer, but has no place to give back.
+/// current one. In half-open `out` is exactly the number of this round's probes that have not reported, and one is let
+/// out only while `out + succeeded` is below `probes`: no more run, however calls race. A probe of an earlier round
+/// counts when it reports, since the dependency did answer, but has no place to give back.
 #[derive(Debug)]
 struct Core {
     failures: u32,
