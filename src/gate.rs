@@ -51,6 +51,11 @@ pub trait Gate: Send + Sync {
         let _ = (ticket, outcome);
     }
 
+    /// Hears what an admitted call really cost, where that was not known before. Default: it does not matter.
+    fn settle(&self, ticket: &mut Ticket, actual: u32) {
+        let _ = (ticket, actual);
+    }
+
     /// Returns what would be lost if this gate were forgotten, or `None` if nothing would.
     ///
     /// A registry of gates by key asks before it evicts one. Default: nothing.
@@ -133,6 +138,11 @@ impl Ticket {
         self.word
     }
 
+    /// Changes the gate's own word.
+    pub const fn set_word(&mut self, word: u64) {
+        self.word = word;
+    }
+
     /// Returns whether the call's deadline has passed on `clock`.
     ///
     /// A permit dropped after its call's deadline tells that the dependency was too slow; one dropped before it
@@ -182,6 +192,25 @@ impl<'a> Permit<'a> {
     /// Creates a permit that reports to nobody.
     pub const fn free() -> Self {
         Self(None)
+    }
+
+    /// Tells the gate what the call really cost, where [`Call::cost`] was an estimate: it gives back the rest, or takes
+    /// more than there is and lets others wait until the debt is paid.
+    ///
+    /// ```
+    /// use floodwall::{Call, Clock, Gate, TokenBucket};
+    ///
+    /// let tokens = TokenBucket::per_second(1_000).clock(Clock::manual());
+    /// let mut permit = tokens.try_acquire_for(Call::new().cost(600))?;
+    /// permit.settle(250);
+    /// permit.success();
+    /// assert_eq!(tokens.available(), 750);
+    /// # Ok::<(), floodwall::Rejected>(())
+    /// ```
+    pub fn settle(&mut self, actual: u32) {
+        if let Some((gate, ticket)) = &mut self.0 {
+            gate.settle(ticket, actual);
+        }
     }
 
     /// Reports that the dependency did what it should.
@@ -260,6 +289,14 @@ impl OwnedPermit {
         Ok(Self(ticket.map(|ticket| (gate, ticket))))
     }
 
+    /// Tells the gate what the call really cost, where [`Call::cost`] was an estimate: it gives back the rest, or takes
+    /// more than there is and lets others wait until the debt is paid.
+    pub fn settle(&mut self, actual: u32) {
+        if let Some((gate, ticket)) = &mut self.0 {
+            gate.settle(ticket, actual);
+        }
+    }
+
     /// Reports that the dependency did what it should.
     pub fn success(self) {
         self.report(Outcome::Success);
@@ -309,6 +346,10 @@ macro_rules! delegate_gate {
 
             fn release(&self, ticket: Ticket, outcome: Outcome) {
                 (**self).release(ticket, outcome);
+            }
+
+            fn settle(&self, ticket: &mut Ticket, actual: u32) {
+                (**self).settle(ticket, actual);
             }
 
             fn residual(&self) -> Option<Residual> {

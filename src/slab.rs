@@ -37,6 +37,12 @@ impl<T> Slab<T> {
         (self.first != NIL).then_some(self.first)
     }
 
+    /// Returns the key of the entry that stands behind `key` in the queue.
+    pub(crate) fn after(&self, key: usize) -> Option<usize> {
+        let next = self.entries.get(key).filter(|entry| entry.queued)?.next;
+        (next != NIL).then_some(next)
+    }
+
     pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut T> {
         self.entries.get_mut(key)?.value.as_mut()
     }
@@ -126,6 +132,8 @@ mod tests {
                 }
                 prop_assert_eq!(slab.queued(), queue.len());
                 prop_assert_eq!(slab.first(), queue.front().map(|entry| entry.0));
+                let keys: Vec<_> = std::iter::successors(slab.first(), |key| slab.after(*key)).collect();
+                prop_assert_eq!(keys, queue.iter().map(|entry| entry.0).collect::<Vec<_>>());
                 for (key, value) in queue.iter().chain(&kept) {
                     prop_assert_eq!(slab.get_mut(*key), Some(&mut value.clone()));
                 }

@@ -16,14 +16,30 @@ mod real {
     // parking_lot rather than std: as fast alone, two to three times the throughput under contention
     // and fairer between threads (figures in the design notes).
     pub(crate) use parking_lot::{Mutex, MutexGuard};
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
     pub(crate) use std::thread;
+
+    pub(crate) const fn into_inner(atomic: AtomicU64) -> u64 {
+        atomic.into_inner()
+    }
+
+    /// Lets the winner of a race finish before the next round.
+    pub(crate) fn back_off() {
+        for _ in 0..64 {
+            std::hint::spin_loop();
+        }
+    }
 }
 
 #[cfg(floodwall_loom)]
 mod modelled {
-    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
     pub(crate) use loom::sync::{Condvar, MutexGuard};
+    pub(crate) use loom::thread::yield_now as back_off;
+
+    pub(crate) fn into_inner(atomic: AtomicU64) -> u64 {
+        atomic.load(Ordering::Relaxed)
+    }
 
     /// loom's mutex, without poisoning.
     #[derive(Debug)]

@@ -12,7 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, Bulkhead, Call, CircuitBreaker, Clock, Event, Gate, OwnedPermit, State, TokenBucket, block_on,
+    Acquire, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, Gate, OwnedPermit, State, TokenBucket,
+    block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -185,6 +186,53 @@ fn a_bucket_gives_cancelled_tokens_back_once() {
         drop(waiter);
         other.join().unwrap();
         assert_eq!(bucket.try_acquire().unwrap_err().retry_after(), Some(SECOND));
+    });
+}
+
+#[test]
+fn a_rate_that_changes_while_threads_take_loses_and_mints_nothing() {
+    model(|| {
+        let clock = Clock::manual();
+        let bucket = Arc::new(TokenBucket::per_second(4).burst(2).clock(clock));
+        let admitted = Arc::new(AtomicU64::new(0));
+        let takes = {
+            let (bucket, admitted) = (bucket.clone(), admitted.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    if bucket.try_acquire().is_ok() {
+                        admitted.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            })
+        };
+        bucket.set_rate(3, SECOND, 2, Carry::AsIs).unwrap();
+        takes.join().unwrap();
+        assert_eq!(admitted.load(Ordering::SeqCst), 2);
+        assert_eq!(bucket.available(), 0);
+        // Nobody gave out more than there was: the next token is a whole one away.
+        let wait = bucket.try_acquire().unwrap_err().retry_after().unwrap();
+        assert!(wait >= SECOND / 3 && wait <= SECOND / 3 + Duration::from_nanos(4), "{wait:?}");
+    });
+}
+
+#[test]
+fn a_waiter_that_leaves_wakes_the_next_while_the_clock_moves() {
+    model(|| {
+        let clock = Clock::manual();
+        let bucket = Arc::new(TokenBucket::per_second(1).clock(clock.clone()));
+        assert!(bucket.try_acquire().is_ok());
+        let mut first = Box::pin(OwnedPermit::acquire(bucket.clone()));
+        assert!(poll(&mut first).is_pending());
+        let second = {
+            let bucket = bucket.clone();
+            thread::spawn(move || bucket.acquire_blocking().unwrap().success())
+        };
+        clock.advance(SECOND);
+        drop(first);
+        // The second joined before the first one left, or after: its time is one second or two.
+        clock.advance(SECOND);
+        second.join().unwrap();
+        assert_eq!(bucket.waiting(), 0);
     });
 }
 

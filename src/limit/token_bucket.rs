@@ -4,34 +4,39 @@
 //! cap how many calls run at the same time (that is a [`Bulkhead`](crate::Bulkhead)); to keep a strict cap in *any*
 //! window: a bucket admits up to `burst` plus what flows in.
 //!
-//! The whole state is one word: the instant, counted in fractions of a token, at which everything taken so far will
-//! have flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
-//! scheduling" form of a token bucket).
+//! The state is one word: the instant, counted in fractions of a token, at which everything taken so far will have
+//! flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
+//! scheduling" form of a token bucket). With a burst of 1 that is a leaky bucket: calls are spaced evenly.
 
-use std::time::Duration;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
+use super::line::Line;
+use super::rate::{BadSetting, Rate, Seen, Shared};
+use super::reservation::{Place, Reservation, Taken};
 use crate::acquire::Acquire;
 use crate::call::Call;
-use crate::clock::Clock;
-use crate::error::{Reason, Rejected, absurd, saturating_nanos};
+use crate::clock::{Clock, NEVER, nanos_of};
+use crate::error::{Reason, Rejected, saturating_nanos};
 use crate::event::{Event, Hook, Observer, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
-use crate::sync::{AtomicU64, Ordering, const_fn};
+use crate::sync::{Mutex, back_off, const_fn};
 
 /// Admits so many calls per second, and as many at once as the bucket holds.
 ///
 /// A call takes [`cost`](Call::cost) tokens. In a stack it is rejected at once when there are too few, with the time
 /// after which it would be admitted; with [`wait_up_to`](Acquire::wait_up_to) it waits its turn. Those who wait have
-/// taken their tokens in advance, so nobody passes them, and a wait that cannot end before the call's deadline is
-/// refused at its start.
+/// taken their tokens in advance: nobody passes them, and a wait that cannot end in time is refused at its start. When
+/// one of them leaves, those behind it move up.
 ///
-/// Rates are exact: in a time `t` a bucket admits at most `burst + rate × t`, to within two nanoseconds of flow, and
-/// without drift, however long it runs and however often it is asked.
+/// Rates are exact: in a time `t` a bucket admits at most `burst + rate × t`, without drift, however long it runs and
+/// however often it is asked. Time is counted in units of a token's 2ⁿth part, at most two nanoseconds of flow each
+/// (more only where the burst is so large that they would not fit); a bucket may be one unit early.
 ///
 /// # Cost
 ///
 /// One reading of the clock, some arithmetic and one compare-and-swap, repeated when threads collide; a rejection
-/// writes nothing. No lock, no allocation.
+/// writes nothing. No lock and no allocation, but for those who wait.
 ///
 /// # Examples
 ///
@@ -52,20 +57,23 @@ use crate::sync::{AtomicU64, Ordering, const_fn};
 /// ```
 #[derive(Debug)]
 pub struct TokenBucket {
-    rate: Rate,
-    /// When everything taken will have flowed back, in `rate`'s units. Zero: the bucket is full.
-    full_at: AtomicU64,
-    clock: Clock,
-    hook: Hook,
+    /// The rate, and when everything taken will have flowed back, in its units; zero: the bucket is full.
+    pub(super) shared: Shared,
+    /// Those who have taken tokens in advance. Its lock is also the one that changes the rate.
+    pub(super) line: Mutex<Line>,
+    pub(super) clock: Clock,
+    pub(super) hook: Hook,
 }
 
 impl TokenBucket {
+    const MAX_WAITING: usize = 1024;
+
     const_fn! {
         /// Creates a full bucket into which `tokens` flow per second, and which holds as many.
         ///
         /// # Panics
         ///
-        /// If `tokens` is 0 or more than 10⁹.
+        /// If `tokens` is 0 or more than 10¹².
         #[track_caller]
         pub fn per_second(tokens: u64) -> Self {
             Self::per(tokens, Duration::from_secs(1))
@@ -79,12 +87,12 @@ impl TokenBucket {
         ///
         /// # Panics
         ///
-        /// If `tokens` is 0, or more than one per nanosecond of `period`; if `period` is zero or over 292 years.
+        /// If `tokens` is 0, or more than 1,000 per nanosecond of `period`; if `period` is zero or over 292 years.
         #[track_caller]
         pub fn per(tokens: u64, period: Duration) -> Self {
             Self {
-                rate: Rate::new(tokens, period),
-                full_at: AtomicU64::new(0),
+                shared: Shared::new(Rate::expect(tokens, period, None)),
+                line: Mutex::new(Line::bounded(Self::MAX_WAITING)),
                 clock: Clock::system(),
                 hook: Hook::unnamed(),
             }
@@ -93,16 +101,36 @@ impl TokenBucket {
 
     const_fn! {
         /// Lets the bucket hold `tokens`, so that as many calls may start at once. Default: the tokens of one period.
+        /// With 1, calls are spaced evenly.
         ///
         /// # Panics
         ///
-        /// If `tokens` is 0 or more than 2⁶².
+        /// If `tokens` is 0 or more than 2⁵⁸.
         #[track_caller]
         #[must_use = "returns the changed bucket"]
         pub fn burst(mut self, tokens: u64) -> Self {
-            self.rate = self.rate.with_burst(tokens);
+            self.shared = self.shared.with_burst(tokens);
             self
         }
+    }
+
+    /// Starts with `tokens` in the bucket, or with as many as it holds. Default: full.
+    ///
+    /// Call it after `burst` and `clock`, which it looks at.
+    #[must_use = "returns the changed bucket"]
+    pub fn initial(self, tokens: u64) -> Self {
+        let rate = self.shared.rate();
+        let missing = rate.burst.saturating_sub(rate.units_of(tokens));
+        let now = self.clock.nanos();
+        self.shared.adjust(|_| rate.flowed(now).units.saturating_add(missing));
+        self
+    }
+
+    /// Lets at most `waiting` calls wait for their turn; more are rejected. Default: 1,024.
+    #[must_use = "returns the changed bucket"]
+    pub fn max_waiting(self, waiting: usize) -> Self {
+        self.line.lock().set_limit(waiting);
+        self
     }
 
     /// Tells the time by `clock`. Default: the system clock.
@@ -126,235 +154,273 @@ impl TokenBucket {
         self
     }
 
-    /// Returns how many tokens a call could take now; 0 while others wait for theirs.
-    pub fn available(&self) -> u64 {
-        self.rate.available(self.full_at.load(Ordering::Relaxed), self.clock.nanos())
-    }
-
-    /// Takes the call's tokens if they are there, or will be there within `limit` and before its deadline.
-    ///
-    /// Returns when they are there, or `NOW`.
-    fn take(&self, call: Call, limit: Duration) -> Result<u64, Rejected> {
-        // Relaxed throughout: the word is all there is, and it guards no other data.
-        let mut full_at = self.full_at.load(Ordering::Relaxed);
+    /// Takes as many tokens as there are, at most `tokens`; returns how many. Never waits.
+    pub fn take_up_to(&self, tokens: u32) -> u32 {
         loop {
-            // Read in each round. A time from before a lost race could admit nothing more, since the word only moves
-            // forward, but it would refuse what has flowed in since.
-            let now = self.clock.nanos();
-            if now >= call.deadline {
-                return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded));
-            }
-            let limited = Rejected::new(self.hook.name, Reason::RateLimited);
-            let (next, ready_at) = self.rate.take(full_at, now, call.cost).ok_or(limited)?;
-            if ready_at != NOW {
-                let wait = Duration::from_nanos(ready_at.saturating_sub(now));
-                if wait > limit {
-                    return Err(limited.after(wait));
-                }
-                if ready_at >= call.deadline {
-                    return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded).after(wait));
-                }
-            }
-            match self.full_at.compare_exchange_weak(full_at, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(ready_at),
-                Err(actual) => full_at = actual,
+            let there = self.available().min(u64::from(tokens)) as u32;
+            if there == 0 || self.take(Call::new().cost(there), Duration::ZERO, None).is_ok() {
+                return there;
             }
         }
     }
 
-    fn permit(&self, call: Call) -> Permit<'_> {
-        Permit::new(self, Ticket::new(0, call))
+    /// Takes the call's tokens for later: at most `limit` from now, and before the call's deadline.
+    ///
+    /// Use it to run work at its time by other means, or to take tokens of several limits before waiting for any.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Call, Clock, TokenBucket};
+    ///
+    /// let bucket = TokenBucket::per_second(1).clock(Clock::manual());
+    /// let first = bucket.reserve(Call::new(), Duration::ZERO)?;
+    /// let second = bucket.reserve(Call::new(), Duration::from_secs(5))?;
+    /// assert_eq!(second.wait(), Duration::from_secs(1));
+    /// drop(first); // gives its token back
+    /// assert_eq!(second.wait(), Duration::ZERO);
+    /// # Ok::<(), floodwall::Rejected>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the tokens are not there in time, or too many wait already. Nothing is taken then.
+    pub fn reserve(&self, call: Call, limit: Duration) -> Result<Reservation<'_>, Rejected> {
+        let taken = match self.take(call, Duration::ZERO, None) {
+            Err(rejected) if rejected.reason() == Reason::RateLimited && !limit.is_zero() => {
+                // Time is read outside the lock: a clock may be the user's. An older time can only refuse more.
+                let now = self.clock.nanos();
+                let mut line = self.line.lock();
+                if line.is_full() {
+                    return Err(rejected);
+                }
+                let taken = self.take(call, limit, Some(now))?;
+                let until = now.saturating_add(saturating_nanos(limit));
+                let place = if taken.wait > 0 {
+                    Place::InLine(line.join(taken.next, taken.cost))
+                } else {
+                    Place::Ready
+                };
+                return Ok(Reservation { bucket: self, call, until, taken, place });
+            }
+            taken => taken?,
+        };
+        Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready })
+    }
+
+    /// Returns whether the call would be admitted now, without taking anything.
+    ///
+    /// # Errors
+    ///
+    /// What [`try_acquire_for`](Gate::try_acquire_for) would say.
+    pub fn peek(&self, call: Call) -> Result<(), Rejected> {
+        let now = self.clock.nanos();
+        self.decide(&self.shared.read(), now, call, Duration::ZERO).map(|_| ())
+    }
+
+    /// Returns how many tokens a call could take now; 0 while others wait for theirs.
+    pub fn available(&self) -> u64 {
+        let now = self.clock.nanos();
+        let Seen { rate, full_at, .. } = self.shared.read();
+        rate.available(full_at, now)
+    }
+
+    /// Returns how many calls wait now.
+    pub fn waiting(&self) -> usize {
+        self.line.lock().len()
+    }
+
+    /// Gives back tokens that were taken and not used; those who wait move up. The bucket holds no more than its burst.
+    pub fn refund(&self, tokens: u32) {
+        let mut line = self.line.lock();
+        let units = self.shared.rate().units_of(tokens.into());
+        self.shared.adjust(|full_at| full_at.saturating_sub(units));
+        let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(units));
+        drop(line);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes tokens that were used without asking, also if they are not there: others wait until the debt is paid.
+    pub fn charge(&self, tokens: u32) {
+        let now = self.clock.nanos();
+        let mut line = self.line.lock();
+        let rate = self.shared.rate();
+        let units = rate.units_of(tokens.into());
+        self.shared.adjust(|full_at| full_at.max(rate.flowed(now).units).saturating_add(units));
+        // They look again when they wake, and find that their time is later.
+        drop(line.change_all(|waiter| waiter.next = waiter.next.saturating_add(units)));
+    }
+
+    /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate.
+    pub fn pause_until(&self, at: Instant) {
+        let mut line = self.line.lock();
+        let rate = self.shared.rate();
+        let start = rate.flowed(nanos_of(at)).units.saturating_add(rate.burst);
+        match line.first() {
+            // The first one's tokens are there at `at`, and the others follow in their distances.
+            Some(first) => {
+                let later = start.saturating_sub(first.next);
+                self.shared.adjust(|full_at| full_at.saturating_add(later));
+                drop(line.change_all(|waiter| waiter.next = waiter.next.saturating_add(later)));
+            }
+            None => self.shared.adjust(|full_at| full_at.max(start.saturating_sub(rate.units_of(1)))),
+        }
+    }
+
+    /// Changes the rate to `tokens` per `period` in bursts of `burst`, and carries over what was taken as `carry` says.
+    ///
+    /// Those who wait get new times; one that would then wait longer than it wanted is rejected.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Call, Carry, Clock, Gate, TokenBucket};
+    ///
+    /// let bucket = TokenBucket::per_second(100).clock(Clock::manual());
+    /// assert!(bucket.try_acquire_for(Call::new().cost(40)).is_ok());
+    /// bucket.set_rate(1_000, Duration::from_secs(1), 1_000, Carry::Scaled)?;
+    /// assert_eq!(bucket.available(), 600);
+    /// # Ok::<(), floodwall::BadSetting>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If a setting makes no sense: the one at which the constructor would panic. Nothing is changed then.
+    pub fn set_rate(
+        &self,
+        tokens: u64,
+        period: Duration,
+        burst: u64,
+        carry: Carry,
+    ) -> Result<(), BadSetting> {
+        self.change_rate(Rate::new(tokens, period, burst)?, carry);
+        Ok(())
+    }
+
+    fn change_rate(&self, mut rate: Rate, carry: Carry) {
+        let now = self.clock.nanos();
+        rate.origin = now;
+        let mut line = self.line.lock();
+        let mut woken = Vec::new();
+        self.shared.change(|old, full_at| {
+            let level = old.level(full_at, now);
+            let level = match carry {
+                Carry::AsIs => rate.convert(level, old).min(rate.burst.into()),
+                Carry::Scaled if level > 0 => level * i128::from(rate.burst) / i128::from(old.burst),
+                Carry::Scaled => rate.convert(level, old),
+                Carry::Full => rate.burst.into(),
+            };
+            // The new origin is now, so that nothing has flowed yet.
+            let mut full_at = (i128::from(rate.burst) - level).clamp(0, i128::from(u64::MAX)) as u64;
+            woken = line.change_all(|waiter| {
+                waiter.cost = rate.units_of(waiter.cost >> old.shift);
+                waiter.next = match carry {
+                    Carry::Full => {
+                        full_at = full_at.saturating_add(waiter.cost);
+                        full_at
+                    }
+                    Carry::AsIs | Carry::Scaled => {
+                        let missing = i128::from(waiter.next)
+                            - i128::from(old.burst)
+                            - i128::from(old.flowed(now).units);
+                        let next = i128::from(rate.burst) - rate.convert(-missing, old);
+                        next.clamp(0, i128::from(u64::MAX)) as u64
+                    }
+                };
+            });
+            (rate, full_at)
+        });
+        drop(line);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes the call's tokens if they are there within `limit` and before its deadline.
+    fn take(&self, call: Call, limit: Duration, now: Option<u64>) -> Result<Taken, Rejected> {
+        loop {
+            // In each round, and before the word: read between the word and its swap, it would make threads collide.
+            // A time that is a little old can admit nothing more, since the word only moves forward.
+            let time = now.unwrap_or_else(|| self.clock.nanos());
+            let seen = self.shared.read();
+            match self.decide(&seen, time, call, limit) {
+                Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(taken),
+                Ok(_) => back_off(),
+                Err(_) if now.is_none() && seen.rate.is_worn(time) => {
+                    self.change_rate(seen.rate, Carry::AsIs)
+                }
+                Err(rejected) => return Err(rejected),
+            }
+        }
+    }
+
+    /// Says what the word becomes, and when the call's tokens are there.
+    #[inline]
+    fn decide(&self, seen: &Seen, now: u64, call: Call, limit: Duration) -> Result<Taken, Rejected> {
+        if now >= call.deadline && call.deadline != NEVER {
+            return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded));
+        }
+        let limited = Rejected::new(self.hook.name, Reason::RateLimited);
+        let rate = &seen.rate;
+        let (next, wait) = rate.take(seen.full_at, rate.flowed(now), call.cost).ok_or(limited)?;
+        if wait > 0 {
+            let rejected = limited.after(Duration::from_nanos(wait));
+            if Duration::from_nanos(wait) > limit {
+                return Err(rejected);
+            }
+            if now.saturating_add(wait) >= call.deadline {
+                return Err(
+                    Rejected::new(self.hook.name, Reason::DeadlineExceeded).after(Duration::from_nanos(wait))
+                );
+            }
+        }
+        Ok(Taken { next, wait, cost: rate.units_of(call.cost.into()), origin: rate.origin })
+    }
+
+    pub(super) fn permit(&self, call: Call) -> Permit<'_> {
+        Permit::new(self, Ticket::new(call.cost.into(), call))
     }
 }
 
 impl Gate for TokenBucket {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        self.hook.admission(self.take(call, Duration::ZERO).map(|_| self.permit(call)))
+        self.hook.admission(self.take(call, Duration::ZERO, None).map(|_| self.permit(call)))
     }
 
     fn release(&self, _ticket: Ticket, outcome: Outcome) {
         self.hook.emit(Event::Finished(outcome));
     }
 
+    fn settle(&self, ticket: &mut Ticket, actual: u32) {
+        // The word is the cost that the call was admitted with.
+        let estimate = ticket.word() as u32;
+        ticket.set_word(actual.into());
+        match actual.checked_sub(estimate) {
+            Some(more) => self.charge(more),
+            None => self.refund(estimate - actual),
+        }
+    }
+
     fn residual(&self) -> Option<Residual> {
-        let full_at = self.rate.nanos_of(self.full_at.load(Ordering::Relaxed));
-        (full_at > self.clock.nanos()).then(|| until(full_at))
+        let now = self.clock.nanos();
+        let Seen { rate, full_at, .. } = self.shared.read();
+        (full_at > rate.flowed(now).units).then(|| until(rate.time_of(full_at, now)))
     }
 }
 
 impl Acquire for TokenBucket {
     async fn acquire_within(&self, call: Call, limit: Duration) -> Result<Permit<'_>, Rejected> {
-        let taken = self.take(call, limit);
-        if let Ok(ready_at @ 1..) = taken {
-            let waiting = Waiting { bucket: self, cost: call.cost };
-            self.clock.sleep_until_nanos(ready_at).await;
-            std::mem::forget(waiting);
-        }
-        self.hook.admission(taken.map(|_| self.permit(call)))
+        let admitted = match self.reserve(call, limit) {
+            Ok(reservation) => reservation.ready().await,
+            Err(rejected) => Err(rejected),
+        };
+        self.hook.admission(admitted)
     }
 }
 
-/// A caller that has taken its tokens and waits for them; gives them back if it is cancelled.
-struct Waiting<'a> {
-    bucket: &'a TokenBucket,
-    cost: u32,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let units = self.bucket.rate.units_of(self.cost);
-        let back = |full_at: u64| Some(full_at.saturating_sub(units));
-        let _ = self.bucket.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
-    }
-}
-
-/// Stands for "at once" where a time is expected.
-const NOW: u64 = 0;
-
-/// How time becomes tokens, in exact arithmetic.
-///
-/// A unit is 2^-shift tokens, and the shift is the largest at which units come no faster than nanoseconds and the
-/// burst stays below 2^62. So the count of units lasts as long as the clock, and at low rates is as fine as it.
-/// `units(now)` is a function of the absolute time, rounded down once: errors cannot add up, and since a token is a
-/// whole number of units, rounding units down rounds tokens down as exact arithmetic would.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    tokens: u64,
-    /// In nanoseconds.
-    period: u64,
-    shift: u32,
-    /// Units per period: `tokens << shift`.
-    flow: u64,
-    /// Units per 2^64 nanoseconds, rounded down.
-    flow_reciprocal: u64,
-    /// In units.
-    burst: u64,
-}
-
-impl Rate {
-    const MAX_PERIOD: u64 = 1 << 63;
-    const MAX_BURST: u64 = 1 << 62;
-
-    #[track_caller]
-    const fn new(tokens: u64, period: Duration) -> Self {
-        let period = saturating_nanos(period);
-        if period == 0 {
-            absurd("period", period, "must be at least 1 ns");
-        }
-        if period > Self::MAX_PERIOD {
-            absurd("period", period, "must be at most 9223372036854775808 ns (292 years)");
-        }
-        if tokens == 0 {
-            absurd("tokens", tokens, "must be at least 1");
-        }
-        if tokens > period {
-            absurd("tokens", tokens, "must be at most 1 per nanosecond of the period");
-        }
-        let unset = Self { tokens, period, shift: 0, flow: 0, flow_reciprocal: 0, burst: 0 };
-        unset.with_burst(if tokens > Self::MAX_BURST { Self::MAX_BURST } else { tokens })
-    }
-
-    #[track_caller]
-    const fn with_burst(mut self, tokens: u64) -> Self {
-        if tokens == 0 {
-            absurd("burst", tokens, "must be at least 1");
-        }
-        if tokens > Self::MAX_BURST {
-            absurd("burst", tokens, "must be at most 4611686018427387904 (2^62)");
-        }
-        // The largest shifts that keep `tokens << shift <= period` and `burst << shift <= MAX_BURST`.
-        let flow_shift = (self.period / self.tokens).ilog2();
-        let burst_shift = (Self::MAX_BURST / tokens).ilog2();
-        self.shift = if flow_shift < burst_shift { flow_shift } else { burst_shift };
-        self.burst = tokens << self.shift;
-        self.flow = self.tokens << self.shift;
-        let reciprocal = ((self.flow as u128) << 64) / self.period as u128;
-        self.flow_reciprocal = if reciprocal > u64::MAX as u128 { u64::MAX } else { reciprocal as u64 };
-        self
-    }
-
-    /// Returns how many units have flowed since the start of time: `floor(nanos * flow / period)`.
-    const fn units(&self, nanos: u64) -> u64 {
-        // The rounded reciprocal gives the quotient or one less; the remainder tells which.
-        let quotient = ((nanos as u128 * self.flow_reciprocal as u128) >> 64) as u64;
-        let remainder = nanos as u128 * self.flow as u128 - quotient as u128 * self.period as u128;
-        if remainder >= self.period as u128 { quotient + 1 } else { quotient }
-    }
-
-    /// Returns the first time at which `units` have flowed.
-    const fn nanos_of(&self, units: u64) -> u64 {
-        let nanos = (units as u128 * self.period as u128).div_ceil(self.flow as u128);
-        if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
-    }
-
-    const fn units_of(&self, cost: u32) -> u64 {
-        (cost as u64) << self.shift
-    }
-
-    /// Returns what the word becomes when `cost` tokens are taken at `now`, and when they are there, or `NOW`;
-    /// `None` if they never are.
-    fn take(&self, full_at: u64, now: u64, cost: u32) -> Option<(u64, u64)> {
-        // `burst >> shift` fits no fewer bits than `cost`, so that `units_of` cannot overflow once it is compared.
-        if u64::from(cost) > self.burst >> self.shift {
-            return None;
-        }
-        let flowed = self.units(now);
-        let next = full_at.max(flowed).checked_add(self.units_of(cost))?;
-        let ready_at = next.saturating_sub(self.burst);
-        Some((next, if ready_at <= flowed { NOW } else { self.nanos_of(ready_at) }))
-    }
-
-    fn available(&self, full_at: u64, now: u64) -> u64 {
-        let missing = full_at.saturating_sub(self.units(now));
-        self.burst.saturating_sub(missing) >> self.shift
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
-
-    proptest! {
-        #[test]
-        fn units_are_the_exact_quotient(tokens in 1u64..1 << 40, period in 1u64..1 << 50, burst in 1u64..1 << 40, nanos: u64) {
-            let period = period.max(tokens);
-            let rate = Rate::new(tokens, Duration::from_nanos(period)).with_burst(burst);
-            let exact = u128::from(nanos) * u128::from(tokens << rate.shift) / u128::from(period);
-            prop_assert_eq!(u128::from(rate.units(nanos)), exact);
-            let units = rate.units(nanos);
-            let first = rate.nanos_of(units);
-            prop_assert!(first <= nanos && rate.units(first) == units);
-            prop_assert!(first == 0 || rate.units(first - 1) < units);
-        }
-    }
-
-    #[test]
-    fn the_extremes_are_exact() {
-        let century = Duration::from_secs(3_155_760_000);
-        let slow = Rate::new(1, century);
-        assert_eq!(slow.take(0, 0, 1).map(|taken| taken.1), Some(NOW));
-        let (full_at, _) = slow.take(0, 0, 1).unwrap();
-        assert_eq!(slow.take(full_at, 0, 1).map(|taken| taken.1), Some(3_155_760_000 * SECOND));
-
-        let fast = Rate::new(SECOND, Duration::from_secs(1)).with_burst(1 << 62);
-        assert_eq!(fast.units(u64::MAX), u64::MAX);
-        assert_eq!(fast.available(0, 0), 1 << 62);
-        assert_eq!(fast.take(u64::MAX, 0, 1), None);
-
-        let longest = Rate::new(1, Duration::from_nanos(1 << 63));
-        assert_eq!(longest.units(u64::MAX) >> longest.shift, 1);
-        assert!(Rate::new(u64::MAX >> 1, Duration::from_nanos(1 << 63)).units(u64::MAX) > 0);
-    }
-
-    #[test]
-    fn a_billion_nanoseconds_at_two_thirds_of_a_token_give_exactly_that() {
-        let rate = Rate::new(2, Duration::from_nanos(3)).with_burst(1);
-        for nanos in [0, 1, 2, 3, 4, SECOND, u64::MAX / 4] {
-            assert_eq!(rate.units(nanos) >> rate.shift, nanos / 3 * 2 + nanos % 3 * 2 / 3);
-        }
-    }
+/// What becomes of the tokens taken so far when the rate changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carry {
+    /// As many tokens are there as before, or as the bucket holds.
+    AsIs,
+    /// The bucket is as full as before: half full stays half full. Debts stay as they are.
+    Scaled,
+    /// The bucket is full.
+    Full,
 }

@@ -1,0 +1,144 @@
+//! Tokens of a bucket taken for later: [`Reservation`].
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Poll, Waker, ready};
+use std::time::Duration;
+
+use super::token_bucket::TokenBucket;
+use crate::call::Call;
+use crate::error::{Reason, Rejected};
+use crate::gate::Permit;
+
+/// Tokens that were taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// What the word became.
+    pub(super) next: u64,
+    /// In how many nanoseconds they are there.
+    pub(super) wait: u64,
+    /// In units.
+    pub(super) cost: u64,
+    /// The origin of the rate that they are counted in.
+    pub(super) origin: u64,
+}
+
+/// Tokens taken for later; made by [`TokenBucket::reserve`]. Dropped unused, it gives them back, and those behind it
+/// move up.
+#[derive(Debug)]
+#[must_use = "gives its tokens back when it is dropped"]
+pub struct Reservation<'a> {
+    pub(super) bucket: &'a TokenBucket,
+    pub(super) call: Call,
+    /// How long it is willing to wait.
+    pub(super) until: u64,
+    pub(super) taken: Taken,
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    Ready,
+    InLine(usize),
+    /// The tokens were used, or given back.
+    Gone,
+}
+
+impl<'a> Reservation<'a> {
+    /// Returns how long until the tokens are there; less than before if others gave up.
+    pub fn wait(&self) -> Duration {
+        let now = self.bucket.clock.nanos();
+        Duration::from_nanos(self.ready_at(now, None).saturating_sub(now))
+    }
+
+    /// Waits until the tokens are there, and turns them into a permit.
+    ///
+    /// # Errors
+    ///
+    /// If they come later than it was willing to wait, because the bucket was paused, charged or slowed down meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the tokens back.
+    pub async fn ready(mut self) -> Result<Permit<'a>, Rejected> {
+        let mut sleep = pin!(None);
+        let mut armed_for = None;
+        poll_fn(|context| {
+            let (bucket, now) = (self.bucket, self.bucket.clock.nanos());
+            let ready_at = self.ready_at(now, Some(context.waker()));
+            if now < ready_at {
+                let late = Duration::from_nanos(ready_at - now);
+                if ready_at > self.until {
+                    return Poll::Ready(
+                        Err(Rejected::new(bucket.hook.name, Reason::RateLimited).after(late)),
+                    );
+                }
+                if ready_at >= self.call.deadline {
+                    return Poll::Ready(Err(
+                        Rejected::new(bucket.hook.name, Reason::DeadlineExceeded).after(late)
+                    ));
+                }
+                if armed_for != Some(ready_at) {
+                    armed_for = Some(ready_at);
+                    sleep.set(Some(bucket.clock.sleep_until_nanos(ready_at)));
+                }
+                ready!(sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
+            }
+            if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
+                bucket.line.lock().leave(key);
+            }
+            Poll::Ready(Ok(bucket.permit(self.call)))
+        })
+        .await
+    }
+
+    /// Takes the tokens as a permit, whether or not their time has come: for those who see to that themselves.
+    pub fn into_permit(mut self) -> Permit<'a> {
+        if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
+            self.bucket.line.lock().leave(key);
+        }
+        self.bucket.permit(self.call)
+    }
+
+    /// Returns when the tokens are there, and leaves word whom to wake if that changes.
+    fn ready_at(&self, now: u64, waker: Option<&Waker>) -> u64 {
+        let Place::InLine(key) = self.place else { return 0 };
+        let waker = waker.cloned();
+        let mut line = self.bucket.line.lock();
+        let waiter = line.get_mut(key);
+        let rate = self.bucket.shared.rate();
+        let ready_at = rate.time_of(waiter.next.saturating_sub(rate.burst), now);
+        let old_waker = waker.and_then(|waker| waiter.remember(waker));
+        drop(line);
+        drop(old_waker);
+        ready_at
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let Self { bucket, taken, place, .. } = self;
+        let now = bucket.clock.nanos();
+        let mut line = bucket.line.lock();
+        let rate = bucket.shared.rate();
+        let (next, cost) = match *place {
+            Place::Gone => return,
+            // A rate that has changed counts differently: rather nothing back than too much.
+            Place::Ready if taken.origin != rate.origin => return,
+            Place::Ready => (taken.next, taken.cost),
+            Place::InLine(key) => {
+                let waiter = line.get_mut(key);
+                (waiter.next, waiter.cost)
+            }
+        };
+        // What has flowed past by now was lost to the full bucket, and must not be given a second time.
+        let back = cost.min(next.saturating_sub(rate.flowed(now).units));
+        bucket.shared.adjust(|full_at| full_at.saturating_sub(back));
+        let woken = match *place {
+            Place::InLine(key) => line.give_up(key, back),
+            _ => line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(back)),
+        };
+        drop(line);
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
