@@ -544,6 +544,92 @@ fn events_tell_what_happened() {
     assert_eq!(events, [(true, Event::Admitted), (true, finished), (true, Event::Rejected(rejected))]);
 }
 
+mod all_of {
+    use floodwall::AllOf;
+
+    use super::*;
+
+    fn two(clock: &Clock) -> AllOf {
+        let hour = TokenBucket::per(100, secs(3600)).burst(15).name("hour");
+        AllOf::new([TokenBucket::per_second(10).name("second"), hour]).clock(clock.clone())
+    }
+
+    fn left(limits: &AllOf) -> [u64; 2] {
+        [limits.buckets()[0].available(), limits.buckets()[1].available()]
+    }
+
+    #[test]
+    fn a_call_takes_from_all_or_from_none_and_hears_of_the_longest_wait() {
+        let clock = Clock::manual();
+        let limits = two(&clock);
+        assert!(limits.try_acquire_for(cost(10)).is_ok());
+        assert_eq!(left(&limits), [0, 5]);
+        assert_eq!(
+            limits.try_acquire().unwrap_err(),
+            Rejected::new("second", Reason::RateLimited).after(millis(100))
+        );
+        assert_eq!(left(&limits), [0, 5]);
+        clock.advance(secs(1));
+        let rejected = limits.try_acquire_for(cost(7)).unwrap_err();
+        assert_eq!((rejected.by(), left(&limits)), ("hour", [10, 5]));
+        clock.advance(rejected.retry_after().unwrap() - nanos(1));
+        assert!(limits.try_acquire_for(cost(7)).is_err());
+        clock.advance(nanos(1));
+        assert!(limits.try_acquire_for(cost(7)).is_ok());
+        assert_eq!(
+            limits.try_acquire_for(cost(11)).unwrap_err(),
+            Rejected::new("second", Reason::RateLimited)
+        );
+    }
+
+    #[test]
+    fn a_waiter_waits_for_the_slowest_and_gives_back_to_all() {
+        let clock = Clock::manual();
+        let limits = two(&clock);
+        assert!(limits.try_acquire_for(cost(10)).is_ok());
+        let mut cancelled = Box::pin(limits.acquire_for(cost(6)));
+        let mut waiter = Box::pin(limits.acquire_for(cost(6)));
+        assert!(poll(&mut cancelled).is_pending() && poll(&mut waiter).is_pending());
+        drop(cancelled);
+        clock.advance(secs(35));
+        assert!(poll(&mut waiter).is_pending());
+        clock.advance(secs(1));
+        assert!(poll(&mut waiter).is_ready());
+        let Poll::Ready(Err(_)) = poll(&mut Box::pin(limits.acquire_within(cost(6), secs(5)))) else {
+            panic!("it waits")
+        };
+        assert_eq!(left(&limits), [10, 0]);
+    }
+
+    #[test]
+    fn an_estimate_is_settled_with_all() {
+        let limits = two(&Clock::manual());
+        let mut permit = limits.try_acquire_for(cost(10)).unwrap();
+        permit.settle(4);
+        permit.success();
+        assert_eq!(left(&limits), [6, 11]);
+        assert_eq!(limits.available(), 6);
+        assert!(matches!(limits.residual(), Some(Residual::Until(_))));
+    }
+
+    #[test]
+    fn threads_never_take_more_than_each_limit_has() {
+        let limits = two(&Clock::manual());
+        let admitted: usize = std::thread::scope(|scope| {
+            let take = || (0..50).filter(|_| limits.try_acquire().is_ok()).count();
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!((admitted, left(&limits)), (10, [0, 5]));
+    }
+
+    #[test]
+    #[should_panic(expected = "buckets: 0 must be at least 1")]
+    fn no_limit_at_all_is_refused() {
+        let _ = AllOf::new([]);
+    }
+}
+
 mod absurd_settings {
     use super::*;
 

@@ -185,26 +185,32 @@ impl TokenBucket {
     ///
     /// If the tokens are not there in time, or too many wait already. Nothing is taken then.
     pub fn reserve(&self, call: Call, limit: Duration) -> Result<Reservation<'_>, Rejected> {
-        let taken = match self.take(call, Duration::ZERO, None) {
+        match self.take(call, Duration::ZERO, None) {
             Err(rejected) if rejected.reason() == Reason::RateLimited && !limit.is_zero() => {
-                // Time is read outside the lock: a clock may be the user's. An older time can only refuse more.
-                let now = self.clock.nanos();
-                let mut line = self.line.lock();
-                if line.is_full() {
-                    return Err(rejected);
-                }
-                let taken = self.take(call, limit, Some(now))?;
-                let until = now.saturating_add(saturating_nanos(limit));
-                let place = if taken.wait > 0 {
-                    Place::InLine(line.join(taken.next, taken.cost))
-                } else {
-                    Place::Ready
-                };
-                return Ok(Reservation { bucket: self, call, until, taken, place });
+                self.reserve_at(call, limit, self.clock.nanos())
             }
-            taken => taken?,
-        };
-        Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready })
+            taken => Ok(Reservation { bucket: self, call, until: NEVER, taken: taken?, place: Place::Ready }),
+        }
+    }
+
+    /// Takes tokens for later at a time that was read outside every lock, since a clock may be the user's.
+    pub(super) fn reserve_at(
+        &self,
+        call: Call,
+        limit: Duration,
+        now: u64,
+    ) -> Result<Reservation<'_>, Rejected> {
+        let mut line = self.line.lock();
+        if line.is_full() {
+            // Not waited for, they may still be there.
+            let taken = self.take(call, Duration::ZERO, Some(now))?;
+            return Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready });
+        }
+        let taken = self.take(call, limit, Some(now))?;
+        let until = now.saturating_add(saturating_nanos(limit));
+        let place =
+            if taken.wait > 0 { Place::InLine(line.join(taken.next, taken.cost)) } else { Place::Ready };
+        Ok(Reservation { bucket: self, call, until, taken, place })
     }
 
     /// Returns whether the call would be admitted now, without taking anything.
@@ -213,8 +219,15 @@ impl TokenBucket {
     ///
     /// What [`try_acquire_for`](Gate::try_acquire_for) would say.
     pub fn peek(&self, call: Call) -> Result<(), Rejected> {
-        let now = self.clock.nanos();
+        self.peek_at(call, self.clock.nanos())
+    }
+
+    pub(super) fn peek_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
         self.decide(&self.shared.read(), now, call, Duration::ZERO).map(|_| ())
+    }
+
+    pub(super) fn take_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
+        self.take(call, Duration::ZERO, Some(now)).map(|_| ())
     }
 
     /// Returns how many tokens a call could take now; 0 while others wait for theirs.
@@ -342,12 +355,20 @@ impl TokenBucket {
             match self.decide(&seen, time, call, limit) {
                 Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(taken),
                 Ok(_) => back_off(),
-                Err(_) if now.is_none() && seen.rate.is_worn(time) => {
-                    self.change_rate(seen.rate, Carry::AsIs)
-                }
+                Err(_) if now.is_none() && self.renew(time) => {}
                 Err(rejected) => return Err(rejected),
             }
         }
+    }
+
+    /// Moves the origin if the count of units nears its end; returns whether it did.
+    pub(super) fn renew(&self, now: u64) -> bool {
+        let rate = self.shared.read().rate;
+        let worn = rate.is_worn(now);
+        if worn {
+            self.change_rate(rate, Carry::AsIs);
+        }
+        worn
     }
 
     /// Says what the word becomes, and when the call's tokens are there.
