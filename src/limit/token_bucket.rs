@@ -8,10 +8,9 @@
 //! flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
 //! scheduling" form of a token bucket). With a burst of 1 that is a leaky bucket: calls are spaced evenly.
 
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::line::Line;
+use super::line::{Line, wake};
 use super::rate::{BadSetting, Rate, Seen, Shared};
 use super::reservation::{Place, Reservation, Taken};
 use crate::acquire::Acquire;
@@ -248,8 +247,7 @@ impl TokenBucket {
         let units = self.shared.rate().units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.saturating_sub(units));
         let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(units));
-        drop(line);
-        woken.into_iter().for_each(Waker::wake);
+        wake(line, woken);
     }
 
     /// Takes tokens that were used without asking, also if they are not there: others wait until the debt is paid.
@@ -259,8 +257,8 @@ impl TokenBucket {
         let rate = self.shared.rate();
         let units = rate.units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.max(rate.flowed(now).units).saturating_add(units));
-        // They look again when they wake, and find that their time is later.
-        drop(line.change_all(|waiter| waiter.next = waiter.next.saturating_add(units)));
+        let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_add(units));
+        wake(line, woken);
     }
 
     /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate.
@@ -273,7 +271,8 @@ impl TokenBucket {
             Some(first) => {
                 let later = start.saturating_sub(first.next);
                 self.shared.adjust(|full_at| full_at.saturating_add(later));
-                drop(line.change_all(|waiter| waiter.next = waiter.next.saturating_add(later)));
+                let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_add(later));
+                wake(line, woken);
             }
             None => self.shared.adjust(|full_at| full_at.max(start.saturating_sub(rate.units_of(1)))),
         }
@@ -341,8 +340,7 @@ impl TokenBucket {
             });
             (rate, full_at)
         });
-        drop(line);
-        woken.into_iter().for_each(Waker::wake);
+        wake(line, woken);
     }
 
     /// Takes the call's tokens if they are there within `limit` and before its deadline.
