@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::error::{Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{Event, Hook, Observer, Outcome};
 use crate::gate::{Acquire, Gate, Permit, Residual, Ticket, until};
+use crate::limit::Quota;
 use crate::sync::{AtomicU64, Ordering, const_fn};
 
 /// Admits so many calls per second, and as many at once as the bucket holds.
@@ -128,6 +129,21 @@ impl TokenBucket {
     /// Returns how many tokens a call could take now; 0 while others wait for theirs.
     pub fn available(&self) -> u64 {
         self.rate.available(self.full_at.load(Ordering::Relaxed), self.clock.nanos())
+    }
+
+    /// Returns what is left, and when there will be more; its limit is the burst, its window the time in which an
+    /// empty bucket fills.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Clock, TokenBucket};
+    ///
+    /// let quota = TokenBucket::per_second(5).burst(20).clock(Clock::manual()).quota();
+    /// assert_eq!((quota.limit, quota.window), (20, Duration::from_secs(4)));
+    /// assert_eq!((quota.remaining, quota.more_after), (20, Duration::ZERO));
+    /// ```
+    pub fn quota(&self) -> Quota {
+        self.rate.quota(self.hook.name, self.full_at.load(Ordering::Relaxed), self.clock.nanos())
     }
 
     /// Takes the call's tokens if they are there, or will be there within `limit` and before its deadline.
@@ -306,6 +322,21 @@ impl Rate {
     fn available(&self, full_at: u64, now: u64) -> u64 {
         let missing = full_at.saturating_sub(self.units(now));
         self.burst.saturating_sub(missing) >> self.shift
+    }
+
+    fn quota(&self, name: &'static str, full_at: u64, now: u64) -> Quota {
+        let (limit, remaining) = (self.burst >> self.shift, self.available(full_at, now));
+        let more_at = match limit - remaining {
+            0 => NOW,
+            missing => self.nanos_of(full_at.saturating_sub((missing - 1) << self.shift)),
+        };
+        Quota {
+            name,
+            limit,
+            window: Duration::from_nanos(self.nanos_of(self.burst)),
+            remaining,
+            more_after: Duration::from_nanos(more_at.saturating_sub(now)),
+        }
     }
 }
 
