@@ -26,6 +26,8 @@ mod breaker;
 mod bulkhead;
 mod limit;
 
+pub mod headers;
+
 mod policy;
 
 #[cfg(feature = "tower")]

@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["call", "judge", "wait"],
     &["gate"],
     &["breaker", "bulkhead", "limit"],
+    &["headers"],
     &["policy"],
 ];
 
