@@ -11,6 +11,7 @@
 use std::time::{Duration, Instant};
 
 use super::line::{Line, wake};
+use super::quota::Quota;
 use super::rate::{BadSetting, Rate, Seen, Shared};
 use super::reservation::{Place, Reservation, Taken};
 use crate::acquire::Acquire;
@@ -234,6 +235,34 @@ impl TokenBucket {
         let now = self.clock.nanos();
         let Seen { rate, full_at, .. } = self.shared.read();
         rate.available(full_at, now)
+    }
+
+    /// Returns what is left, and when there will be more; its limit is the burst, its window the time in which an
+    /// empty bucket fills.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Clock, TokenBucket};
+    ///
+    /// let quota = TokenBucket::per_second(5).burst(20).clock(Clock::manual()).quota();
+    /// assert_eq!((quota.limit, quota.window), (20, Duration::from_secs(4)));
+    /// assert_eq!((quota.remaining, quota.more_after), (20, Duration::ZERO));
+    /// ```
+    pub fn quota(&self) -> Quota {
+        let now = self.clock.nanos();
+        let Seen { rate, full_at, .. } = self.shared.read();
+        let (limit, remaining) = (rate.burst >> rate.shift, rate.available(full_at, now));
+        // Nothing is missing, or one token less than is missing now.
+        let more_at = full_at.saturating_sub(rate.units_of((limit - remaining).saturating_sub(1)));
+        let more_after = if remaining == limit { 0 } else { rate.wait(rate.flowed(now), more_at) };
+        let window = rate.wait(rate.flowed(rate.origin), rate.burst);
+        Quota {
+            name: self.hook.name,
+            limit,
+            window: Duration::from_nanos(window),
+            remaining,
+            more_after: Duration::from_nanos(more_after),
+        }
     }
 
     /// Returns how many calls wait now.
