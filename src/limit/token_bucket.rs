@@ -158,7 +158,7 @@ impl TokenBucket {
     pub fn take_up_to(&self, tokens: u32) -> u32 {
         loop {
             let there = self.available().min(u64::from(tokens)) as u32;
-            if there == 0 || self.take(Call::new().cost(there), Duration::ZERO, None).is_ok() {
+            if there == 0 || self.take(Call::new().cost(there), 0, None).is_ok() {
                 return there;
             }
         }
@@ -185,11 +185,12 @@ impl TokenBucket {
     ///
     /// If the tokens are not there in time, or too many wait already. Nothing is taken then.
     pub fn reserve(&self, call: Call, limit: Duration) -> Result<Reservation<'_>, Rejected> {
-        match self.take(call, Duration::ZERO, None) {
-            Err(rejected) if rejected.reason() == Reason::RateLimited && !limit.is_zero() => {
+        match self.take(call, 0, None) {
+            Ok(taken) => Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready }),
+            Err(Refusal { reason: Reason::RateLimited, .. }) if !limit.is_zero() => {
                 self.reserve_at(call, limit, self.clock.nanos())
             }
-            taken => Ok(Reservation { bucket: self, call, until: NEVER, taken: taken?, place: Place::Ready }),
+            Err(refusal) => Err(self.rejected(refusal)),
         }
     }
 
@@ -200,14 +201,15 @@ impl TokenBucket {
         limit: Duration,
         now: u64,
     ) -> Result<Reservation<'_>, Rejected> {
+        let limit = saturating_nanos(limit);
         let mut line = self.line.lock();
         if line.is_full() {
             // Not waited for, they may still be there.
-            let taken = self.take(call, Duration::ZERO, Some(now))?;
+            let taken = self.take(call, 0, Some(now)).map_err(|refusal| self.rejected(refusal))?;
             return Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready });
         }
-        let taken = self.take(call, limit, Some(now))?;
-        let until = now.saturating_add(saturating_nanos(limit));
+        let taken = self.take(call, limit, Some(now)).map_err(|refusal| self.rejected(refusal))?;
+        let until = now.saturating_add(limit);
         let place =
             if taken.wait > 0 { Place::InLine(line.join(taken.next, taken.cost)) } else { Place::Ready };
         Ok(Reservation { bucket: self, call, until, taken, place })
@@ -223,11 +225,12 @@ impl TokenBucket {
     }
 
     pub(super) fn peek_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        self.decide(&self.shared.read(), now, call, Duration::ZERO).map(|_| ())
+        let decision = self.decide(&self.shared.read(), now, call, 0);
+        decision.map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
     pub(super) fn take_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        self.take(call, Duration::ZERO, Some(now)).map(|_| ())
+        self.take(call, 0, Some(now)).map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
     /// Returns how many tokens a call could take now; 0 while others wait for theirs.
@@ -372,8 +375,8 @@ impl TokenBucket {
         wake(line, woken);
     }
 
-    /// Takes the call's tokens if they are there within `limit` and before its deadline.
-    fn take(&self, call: Call, limit: Duration, now: Option<u64>) -> Result<Taken, Rejected> {
+    /// Takes the call's tokens if they are there within `limit` nanoseconds and before its deadline.
+    fn take(&self, call: Call, limit: u64, now: Option<u64>) -> Result<Taken, Refusal> {
         loop {
             // In each round, and before the word: read between the word and its swap, it would make threads collide.
             // A time that is a little old can admit nothing more, since the word only moves forward.
@@ -383,7 +386,7 @@ impl TokenBucket {
                 Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(taken),
                 Ok(_) => back_off(),
                 Err(_) if now.is_none() && self.renew(time) => {}
-                Err(rejected) => return Err(rejected),
+                Err(refusal) => return Err(refusal),
             }
         }
     }
@@ -399,26 +402,26 @@ impl TokenBucket {
     }
 
     /// Says what the word becomes, and when the call's tokens are there.
-    #[inline]
-    fn decide(&self, seen: &Seen, now: u64, call: Call, limit: Duration) -> Result<Taken, Rejected> {
+    #[inline(always)]
+    fn decide(&self, seen: &Seen, now: u64, call: Call, limit: u64) -> Result<Taken, Refusal> {
         if now >= call.deadline && call.deadline != NEVER {
-            return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded));
+            return Err(Refusal { reason: Reason::DeadlineExceeded, wait: NEVER });
         }
-        let limited = Rejected::new(self.hook.name, Reason::RateLimited);
+        let never = Refusal { reason: Reason::RateLimited, wait: NEVER };
         let rate = &seen.rate;
-        let (next, wait) = rate.take(seen.full_at, rate.flowed(now), call.cost).ok_or(limited)?;
-        if wait > 0 {
-            let rejected = limited.after(Duration::from_nanos(wait));
-            if Duration::from_nanos(wait) > limit {
-                return Err(rejected);
-            }
-            if now.saturating_add(wait) >= call.deadline {
-                return Err(
-                    Rejected::new(self.hook.name, Reason::DeadlineExceeded).after(Duration::from_nanos(wait))
-                );
-            }
+        let (next, wait) = rate.take(seen.full_at, rate.flowed(now), call.cost).ok_or(never)?;
+        if wait > limit {
+            return Err(Refusal { reason: Reason::RateLimited, wait });
+        }
+        if wait > 0 && now.saturating_add(wait) >= call.deadline {
+            return Err(Refusal { reason: Reason::DeadlineExceeded, wait });
         }
         Ok(Taken { next, wait, cost: rate.units_of(call.cost.into()), origin: rate.origin })
+    }
+
+    fn rejected(&self, Refusal { reason, wait }: Refusal) -> Rejected {
+        let rejected = Rejected::new(self.hook.name, reason);
+        if wait == NEVER { rejected } else { rejected.after(Duration::from_nanos(wait)) }
     }
 
     pub(super) fn permit(&self, call: Call) -> Permit<'_> {
@@ -428,7 +431,10 @@ impl TokenBucket {
 
 impl Gate for TokenBucket {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        self.hook.admission(self.take(call, Duration::ZERO, None).map(|_| self.permit(call)))
+        self.hook.admission(match self.take(call, 0, None) {
+            Ok(_) => Ok(self.permit(call)),
+            Err(refusal) => Err(self.rejected(refusal)),
+        })
     }
 
     fn release(&self, _ticket: Ticket, outcome: Outcome) {
@@ -460,6 +466,14 @@ impl Acquire for TokenBucket {
         };
         self.hook.admission(admitted)
     }
+}
+
+/// Why tokens were not taken: smaller than a [`Rejected`], which is made of it once it is known to be told.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    reason: Reason,
+    /// In nanoseconds, or `NEVER`.
+    wait: u64,
 }
 
 /// What becomes of the tokens taken so far when the rate changes.
