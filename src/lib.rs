@@ -59,7 +59,7 @@ pub use judge::{AnyError, Judge, Judged, When};
 // Primitives.
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
-pub use limit::{AllOf, BadSetting, Carry, Reservation, TokenBucket};
+pub use limit::{AdaptiveRate, AllOf, BadSetting, Carry, Reservation, TokenBucket};
 
 // Composition.
 pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};
