@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use floodwall::{
     Acquire, Blocking, Bulkhead, CircuitBreaker, Exponential, Gate, Policy, Retry, Timeout, TokenBucket,
-    block_on,
+    block_on, headers,
 };
 use support::{millis, secs};
 
@@ -122,6 +122,24 @@ fn a_line_of_waiters_allocates_only_as_it_grows() {
     wait();
     // The box of this test's own.
     assert_eq!(allocations(wait), 1);
+}
+
+#[test]
+fn headers_allocate_their_values_and_reading_them_allocates_nothing() {
+    let quota = TokenBucket::per_second(1_000_000).name("uploads").quota();
+    let now = std::time::SystemTime::now();
+    assert_eq!(allocations(|| drop(headers::of(&quota))), 2);
+    assert_eq!(allocations(|| drop(headers::legacy(&quota, now))), 3);
+    assert_eq!(allocations(|| drop(headers::retry_after(millis(2_500)))), 1);
+    let read = || {
+        let answer = [
+            ("date", "now"),
+            ("retry-after", "Sunday, 06-Nov-94 08:49:37 GMT"),
+            ("ratelimit", r#""a";r=0;t=5"#),
+        ];
+        assert!(headers::parse_wait(answer, now, secs(60)).is_some());
+    };
+    assert_eq!(allocations(read), 0);
 }
 
 /// The bound leaves some room over what was measured, for other compilers; a box or a doubled future would not fit.

@@ -17,7 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use floodwall::tower::PolicyLayer;
-use floodwall::{Acquire, Bulkhead, Error, Once, Policy, Reason, Timeout, TokenBucket};
+use floodwall::{Acquire, Bulkhead, Error, Once, Policy, Reason, Timeout, TokenBucket, headers};
 use tower::ServiceBuilder;
 
 /// What the service puts up with. Outermost first, and in this order for a reason: who waits for a place in vain has
@@ -75,17 +75,12 @@ async fn turned_away<E: StdError>(error: Error<E>) -> Response {
             // A rate limit knows when it has room again; a bulkhead cannot know, and a second is a fair guess.
             let wait = rejected.retry_after().unwrap_or(Duration::from_secs(1));
             let why = format!("{}: {}", rejected.by(), rejected.reason());
-            (status, [(header::RETRY_AFTER, whole_seconds(wait))], why).into_response()
+            (status, [headers::retry_after(wait)], why).into_response()
         }
 
         // It ran out of time, and how far it came is not known.
         Error::TimedOut(timed_out) => (StatusCode::GATEWAY_TIMEOUT, timed_out.to_string()).into_response(),
     }
-}
-
-/// `Retry-After` counts whole seconds. Rounded up: who comes back a moment too early is only turned away again.
-fn whole_seconds(wait: Duration) -> String {
-    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).to_string()
 }
 
 // From here on: a crowd of clients, and what they were told.
@@ -199,7 +194,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn clones_of_the_router_share_the_limit_and_are_told_when_to_come_back() {
         let clock = Clock::manual();
-        let bucket = TokenBucket::per(3, Duration::from_secs(10)).clock(clock.clone());
+        let bucket = TokenBucket::per(3, Duration::from_secs(10)).clock(clock.clone()).name("quota");
         let router = router((bucket,));
         let mut statuses = Vec::new();
         for id in 0..10 {
@@ -208,7 +203,7 @@ mod tests {
         assert_eq!(statuses, [200, 200, 200, 429, 429, 429, 429, 429, 429, 429]);
 
         // A token comes back each 3.33 s.
-        let turned_away = |seconds| (429, Some(seconds), "rate limit: rate limited".to_string());
+        let turned_away = |seconds| (429, Some(seconds), "quota: rate limited".to_string());
         assert_eq!(ask(&router, "/report/1").await, turned_away(4));
         clock.advance(Duration::from_secs(3));
         assert_eq!(ask(&router, "/report/1").await, turned_away(1));
@@ -261,12 +256,5 @@ mod tests {
             let answer = Answer::read(turned_away(error).await).await.unwrap();
             assert_eq!((answer.status, answer.retry_after), (status, retry_after), "{answer:?}");
         }
-    }
-
-    #[test]
-    fn seconds_are_rounded_up() {
-        assert_eq!(whole_seconds(Duration::from_nanos(1)), "1");
-        assert_eq!(whole_seconds(Duration::from_secs(2)), "2");
-        assert_eq!(whole_seconds(Duration::from_millis(2001)), "3");
     }
 }

@@ -12,6 +12,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::feedback::{Feedback, Heard, Rule};
+use super::quota::Quota;
 use super::rate::Shared;
 use super::reservation::Place;
 use super::token_bucket::{Carry, TokenBucket};
@@ -279,6 +280,11 @@ impl AdaptiveRate {
     /// Returns how many tokens a call could take now; 0 while others wait for theirs.
     pub fn available(&self) -> u64 {
         self.bucket.available()
+    }
+
+    /// Returns what is left, and when there is more, at the rate of the moment.
+    pub fn quota(&self) -> Quota {
+        self.bucket.quota()
     }
 
     /// Returns how many calls wait now.

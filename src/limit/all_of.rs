@@ -96,7 +96,7 @@ impl AllOf {
     fn take(&self, call: Call) -> Result<(), Rejected> {
         let now = self.clock.nanos();
         match self.take_at(call, now) {
-            Err(_) if self.buckets.iter().fold(false, |renewed, bucket| bucket.renew(now) || renewed) => {
+            Err(_) if self.buckets.iter().filter(|bucket| bucket.renew(now)).count() > 0 => {
                 self.take_at(call, now)
             }
             decision => decision,

@@ -3,12 +3,13 @@
 use std::task::Waker;
 
 use crate::slab::Slab;
+use crate::sync::MutexGuard;
 
 /// Waiters in turn. Lives under the bucket's lock.
 ///
 /// Each has its tokens on the bucket's word already, so newcomers stand behind it without looking here. The line is
 /// for what happens later: when one leaves, those behind it move up by what it gave back; when the rate changes, all
-/// get new times. Whoever's time may have come earlier is woken, outside the lock.
+/// get new times. Whoever's time has changed is woken, outside the lock, to look again.
 #[derive(Debug)]
 pub(super) struct Line {
     waiters: Slab<Waiter>,
@@ -83,6 +84,12 @@ impl Line {
         }
         woken
     }
+}
+
+/// Wakes who must look again, once the lock is released.
+pub(super) fn wake(line: MutexGuard<'_, Line>, woken: Vec<Waker>) {
+    drop(line);
+    woken.into_iter().for_each(Waker::wake);
 }
 
 impl Waiter {

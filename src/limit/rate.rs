@@ -132,6 +132,7 @@ impl Rate {
     }
 
     /// Returns what has flowed since the origin: `nanos * flow / period`, in whole units and the rest.
+    #[inline]
     pub(super) const fn flowed(&self, now: u64) -> Flowed {
         let nanos = now.saturating_sub(self.origin);
         // The rounded reciprocal gives the quotient or one less; the remainder tells which.
@@ -179,6 +180,7 @@ impl Rate {
 
     /// Returns what the word becomes when `cost` tokens are taken, and how many nanoseconds later they are there; `None`
     /// if they never are, or if the count has come to its end.
+    #[inline]
     pub(super) fn take(&self, full_at: u64, flowed: Flowed, cost: u32) -> Option<(u64, u64)> {
         if u64::from(cost) > self.burst >> self.shift {
             return None;
@@ -275,7 +277,7 @@ impl Shared {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(&self) -> Seen {
         loop {
             // Acquire, partner of the Release that ends a change: sees all of it.
@@ -302,6 +304,7 @@ impl Shared {
     }
 
     /// Returns the rate, which must not be changing: for those who hold the lock that changes it.
+    #[inline]
     pub(super) fn rate(&self) -> Rate {
         // Relaxed: `read` orders them.
         let [origin, period, whole, part, reciprocal, burst, shift] =
@@ -310,6 +313,7 @@ impl Shared {
     }
 
     /// Swaps the word that was seen, unless it has changed.
+    #[inline]
     pub(super) fn swap(&self, seen: &Seen, full_at: u64) -> bool {
         let (word, next) = (Self::word(seen.full_at, seen.changes), Self::word(full_at, seen.changes));
         // Relaxed: the word is all there is, and guards no other data.

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
+use super::line::wake;
 use super::token_bucket::TokenBucket;
 use crate::call::Call;
 use crate::error::{Reason, Rejected};
@@ -118,14 +119,16 @@ impl<'a> Reservation<'a> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let Self { bucket, taken, place, .. } = self;
+        if let Place::Gone = place {
+            return;
+        }
         let now = bucket.clock.nanos();
         let mut line = bucket.line.lock();
         let rate = bucket.shared.rate();
         let (next, cost) = match *place {
-            Place::Gone => return,
             // A rate that has changed counts differently: rather nothing back than too much.
             Place::Ready if taken.origin != rate.origin => return,
-            Place::Ready => (taken.next, taken.cost),
+            Place::Ready | Place::Gone => (taken.next, taken.cost),
             Place::InLine(key) => {
                 let waiter = line.get_mut(key);
                 (waiter.next, waiter.cost)
@@ -138,7 +141,6 @@ impl Drop for Reservation<'_> {
             Place::InLine(key) => line.give_up(key, back),
             _ => line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(back)),
         };
-        drop(line);
-        woken.into_iter().for_each(Waker::wake);
+        wake(line, woken);
     }
 }

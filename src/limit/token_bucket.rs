@@ -11,7 +11,8 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::line::Line;
+use super::line::{Line, wake};
+use super::quota::Quota;
 use super::rate::{BadSetting, Rate, Seen, Shared};
 use super::reservation::{Place, Reservation, Taken};
 use crate::acquire::Acquire;
@@ -158,7 +159,7 @@ impl TokenBucket {
     pub fn take_up_to(&self, tokens: u32) -> u32 {
         loop {
             let there = self.available().min(u64::from(tokens)) as u32;
-            if there == 0 || self.take(Call::new().cost(there), Duration::ZERO, None).is_ok() {
+            if there == 0 || self.take(Call::new().cost(there), 0, None).is_ok() {
                 return there;
             }
         }
@@ -185,11 +186,12 @@ impl TokenBucket {
     ///
     /// If the tokens are not there in time, or too many wait already. Nothing is taken then.
     pub fn reserve(&self, call: Call, limit: Duration) -> Result<Reservation<'_>, Rejected> {
-        match self.take(call, Duration::ZERO, None) {
-            Err(rejected) if rejected.reason() == Reason::RateLimited && !limit.is_zero() => {
+        match self.take(call, 0, None) {
+            Ok(taken) => Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready }),
+            Err(Refusal { reason: Reason::RateLimited, .. }) if !limit.is_zero() => {
                 self.reserve_at(call, limit, self.clock.nanos())
             }
-            taken => Ok(Reservation { bucket: self, call, until: NEVER, taken: taken?, place: Place::Ready }),
+            Err(refusal) => Err(self.rejected(refusal)),
         }
     }
 
@@ -200,14 +202,15 @@ impl TokenBucket {
         limit: Duration,
         now: u64,
     ) -> Result<Reservation<'_>, Rejected> {
+        let limit = saturating_nanos(limit);
         let mut line = self.line.lock();
         if line.is_full() {
             // Not waited for, they may still be there.
-            let taken = self.take(call, Duration::ZERO, Some(now))?;
+            let taken = self.take(call, 0, Some(now)).map_err(|refusal| self.rejected(refusal))?;
             return Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready });
         }
-        let taken = self.take(call, limit, Some(now))?;
-        let until = now.saturating_add(saturating_nanos(limit));
+        let taken = self.take(call, limit, Some(now)).map_err(|refusal| self.rejected(refusal))?;
+        let until = now.saturating_add(limit);
         let place =
             if taken.wait > 0 { Place::InLine(line.join(taken.next, taken.cost)) } else { Place::Ready };
         Ok(Reservation { bucket: self, call, until, taken, place })
@@ -223,11 +226,12 @@ impl TokenBucket {
     }
 
     pub(super) fn peek_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        self.decide(&self.shared.read(), now, call, Duration::ZERO).map(|_| ())
+        let decision = self.decide(&self.shared.read(), now, call, 0);
+        decision.map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
     pub(super) fn take_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        self.take(call, Duration::ZERO, Some(now)).map(|_| ())
+        self.take(call, 0, Some(now)).map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
     /// Returns how many tokens a call could take now; 0 while others wait for theirs.
@@ -235,6 +239,34 @@ impl TokenBucket {
         let now = self.clock.nanos();
         let Seen { rate, full_at, .. } = self.shared.read();
         rate.available(full_at, now)
+    }
+
+    /// Returns what is left, and when there will be more; its limit is the burst, its window the time in which an
+    /// empty bucket fills.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Clock, TokenBucket};
+    ///
+    /// let quota = TokenBucket::per_second(5).burst(20).clock(Clock::manual()).quota();
+    /// assert_eq!((quota.limit, quota.window), (20, Duration::from_secs(4)));
+    /// assert_eq!((quota.remaining, quota.more_after), (20, Duration::ZERO));
+    /// ```
+    pub fn quota(&self) -> Quota {
+        let now = self.clock.nanos();
+        let Seen { rate, full_at, .. } = self.shared.read();
+        let (limit, remaining) = (rate.burst >> rate.shift, rate.available(full_at, now));
+        // Nothing is missing, or one token less than is missing now.
+        let more_at = full_at.saturating_sub(rate.units_of((limit - remaining).saturating_sub(1)));
+        let more_after = if remaining == limit { 0 } else { rate.wait(rate.flowed(now), more_at) };
+        let window = rate.wait(rate.flowed(rate.origin), rate.burst);
+        Quota {
+            name: self.hook.name,
+            limit,
+            window: Duration::from_nanos(window),
+            remaining,
+            more_after: Duration::from_nanos(more_after),
+        }
     }
 
     /// Returns how many calls wait now.
@@ -248,8 +280,7 @@ impl TokenBucket {
         let units = self.shared.rate().units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.saturating_sub(units));
         let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(units));
-        drop(line);
-        woken.into_iter().for_each(Waker::wake);
+        wake(line, woken);
     }
 
     /// Takes tokens that were used without asking, also if they are not there: others wait until the debt is paid.
@@ -259,8 +290,8 @@ impl TokenBucket {
         let rate = self.shared.rate();
         let units = rate.units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.max(rate.flowed(now).units).saturating_add(units));
-        // They look again when they wake, and find that their time is later.
-        drop(line.change_all(|waiter| waiter.next = waiter.next.saturating_add(units)));
+        let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_add(units));
+        wake(line, woken);
     }
 
     /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate.
@@ -273,7 +304,8 @@ impl TokenBucket {
             Some(first) => {
                 let later = start.saturating_sub(first.next);
                 self.shared.adjust(|full_at| full_at.saturating_add(later));
-                drop(line.change_all(|waiter| waiter.next = waiter.next.saturating_add(later)));
+                let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_add(later));
+                wake(line, woken);
             }
             None => self.shared.adjust(|full_at| full_at.max(start.saturating_sub(rate.units_of(1)))),
         }
@@ -348,8 +380,8 @@ impl TokenBucket {
         woken
     }
 
-    /// Takes the call's tokens if they are there within `limit` and before its deadline.
-    fn take(&self, call: Call, limit: Duration, now: Option<u64>) -> Result<Taken, Rejected> {
+    /// Takes the call's tokens if they are there within `limit` nanoseconds and before its deadline.
+    fn take(&self, call: Call, limit: u64, now: Option<u64>) -> Result<Taken, Refusal> {
         loop {
             // In each round, and before the word: read between the word and its swap, it would make threads collide.
             // A time that is a little old can admit nothing more, since the word only moves forward.
@@ -359,7 +391,7 @@ impl TokenBucket {
                 Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(taken),
                 Ok(_) => back_off(),
                 Err(_) if now.is_none() && self.renew(time) => {}
-                Err(rejected) => return Err(rejected),
+                Err(refusal) => return Err(refusal),
             }
         }
     }
@@ -375,26 +407,26 @@ impl TokenBucket {
     }
 
     /// Says what the word becomes, and when the call's tokens are there.
-    #[inline]
-    fn decide(&self, seen: &Seen, now: u64, call: Call, limit: Duration) -> Result<Taken, Rejected> {
+    #[inline(always)]
+    fn decide(&self, seen: &Seen, now: u64, call: Call, limit: u64) -> Result<Taken, Refusal> {
         if now >= call.deadline && call.deadline != NEVER {
-            return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded));
+            return Err(Refusal { reason: Reason::DeadlineExceeded, wait: NEVER });
         }
-        let limited = Rejected::new(self.hook.name, Reason::RateLimited);
+        let never = Refusal { reason: Reason::RateLimited, wait: NEVER };
         let rate = &seen.rate;
-        let (next, wait) = rate.take(seen.full_at, rate.flowed(now), call.cost).ok_or(limited)?;
-        if wait > 0 {
-            let rejected = limited.after(Duration::from_nanos(wait));
-            if Duration::from_nanos(wait) > limit {
-                return Err(rejected);
-            }
-            if now.saturating_add(wait) >= call.deadline {
-                return Err(
-                    Rejected::new(self.hook.name, Reason::DeadlineExceeded).after(Duration::from_nanos(wait))
-                );
-            }
+        let (next, wait) = rate.take(seen.full_at, rate.flowed(now), call.cost).ok_or(never)?;
+        if wait > limit {
+            return Err(Refusal { reason: Reason::RateLimited, wait });
+        }
+        if wait > 0 && now.saturating_add(wait) >= call.deadline {
+            return Err(Refusal { reason: Reason::DeadlineExceeded, wait });
         }
         Ok(Taken { next, wait, cost: rate.units_of(call.cost.into()), origin: rate.origin })
+    }
+
+    fn rejected(&self, Refusal { reason, wait }: Refusal) -> Rejected {
+        let rejected = Rejected::new(self.hook.name, reason);
+        if wait == NEVER { rejected } else { rejected.after(Duration::from_nanos(wait)) }
     }
 
     pub(super) fn permit(&self, call: Call) -> Permit<'_> {
@@ -404,7 +436,10 @@ impl TokenBucket {
 
 impl Gate for TokenBucket {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        self.hook.admission(self.take(call, Duration::ZERO, None).map(|_| self.permit(call)))
+        self.hook.admission(match self.take(call, 0, None) {
+            Ok(_) => Ok(self.permit(call)),
+            Err(refusal) => Err(self.rejected(refusal)),
+        })
     }
 
     fn release(&self, _ticket: Ticket, outcome: Outcome) {
@@ -436,6 +471,14 @@ impl Acquire for TokenBucket {
         };
         self.hook.admission(admitted)
     }
+}
+
+/// Why tokens were not taken: smaller than a [`Rejected`], which is made of it once it is known to be told.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    reason: Reason,
+    /// In nanoseconds, or `NEVER`.
+    wait: u64,
 }
 
 /// What becomes of the tokens taken so far when the rate changes.
