@@ -127,6 +127,19 @@ fn a_call_that_waited_has_reached_the_limit() {
 }
 
 #[test]
+fn a_call_that_would_have_to_wait_too_long_has_reached_the_limit() {
+    let clock = Clock::manual();
+    let limit = AdaptiveRate::between(1, 1_000).burst(1).min_calls(1).clock(clock.clone());
+    limit.try_acquire().unwrap().success();
+    let in_time = Call::new().deadline(clock.now() + millis(999));
+    assert!(block_on(limit.acquire_for(in_time)).is_err());
+    clock.advance(secs(1));
+    assert!(limit.try_acquire_for(in_time).is_err());
+    limit.try_acquire().unwrap().success();
+    assert_eq!(limit.rate(), 1.1);
+}
+
+#[test]
 fn those_who_wait_are_told_of_a_changed_rate() {
     let clock = Clock::manual();
     let limit = AdaptiveRate::between(1, 1_000).start(10).burst(1).aimd(1, 0.5).clock(clock.clone());

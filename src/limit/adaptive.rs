@@ -19,7 +19,7 @@ use super::token_bucket::{Carry, TokenBucket};
 use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::Clock;
-use crate::error::{Reason, Rejected, absurd, saturating_nanos};
+use crate::error::{Rejected, absurd, saturating_nanos};
 use crate::event::{Event, Hook, Observer, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket};
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -31,9 +31,10 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 /// the rate settles where the dependency refuses between a twentieth and a fifth.
 /// [`Failure`](Outcome::Failure) and [`Throttled`](Outcome::Throttled) count against it.
 ///
-/// With [`aimd`](Self::aimd) or [`cubic`](Self::cubic) it goes by **[`Throttled`](Outcome::Throttled)** alone: it falls at
-/// once, and rises after each interval without one; other failures neither raise nor lower it. Let [`judge`](Gate::judge) say which
-/// results are throttlings. How long a throttling asked to be left alone is for a [`Retry`](crate::Retry) to obey.
+/// With [`aimd`](Self::aimd) or [`cubic`](Self::cubic) it goes by **[`Throttled`](Outcome::Throttled)** alone: it falls
+/// at once, and rises after each interval without one; other failures neither raise nor lower it. Let
+/// [`judge`](Gate::judge) say which results are throttlings. How long a throttling asked to be left alone does not matter
+/// here.
 ///
 /// Three rules hold in all modes. The rate rises only if a call was refused, or had to wait, since it was last looked at:
 /// a limit that nobody reaches says nothing about what the dependency can take. Calls that were admitted before the
@@ -43,8 +44,8 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 /// # Cost
 ///
 /// To admit: what a bucket costs, and one load. To hear a result: one reading of the clock and a short critical section
-/// of constant length. A change of the rate, at most one per interval and per throttling, also gives those who wait
-/// their new times. No allocation, but for those who wait.
+/// of constant length. A change of the rate, at most one up and one down per interval, also gives those who wait their
+/// new times. No allocation, but for those who wait.
 ///
 /// # Examples
 ///
@@ -318,11 +319,9 @@ impl AdaptiveRate {
     }
 
     fn decided<P>(&self, decision: &Result<P, Rejected>, seen: u64) {
-        if let Err(rejected) = decision {
-            // Without a time, it was more than the bucket ever holds.
-            if rejected.reason() == Reason::RateLimited && rejected.retry_after().is_some() {
-                self.reached(seen);
-            }
+        // Without a time, it was too late anyway, or more than the bucket ever holds.
+        if decision.as_ref().is_err_and(|rejected| rejected.retry_after().is_some()) {
+            self.reached(seen);
         }
     }
 

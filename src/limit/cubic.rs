@@ -55,7 +55,7 @@ impl Cubic {
         self.capped(Self::SCALE * (seconds - self.window).powi(3) + self.last_max)
     }
 
-    const fn capped(&self, rate: f64) -> f64 {
+    fn capped(&self, rate: f64) -> f64 {
         if self.measured > 0.0 { rate.min(2.0 * self.measured) } else { rate }
     }
 }
