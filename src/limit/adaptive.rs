@@ -33,8 +33,8 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 ///
 /// With [`aimd`](Self::aimd) or [`cubic`](Self::cubic) it goes by **[`Throttled`](Outcome::Throttled)** alone: it falls
 /// at once, and rises after each interval without one; other failures neither raise nor lower it. Let
-/// [`judge`](Gate::judge) say which results are throttlings. How long a throttling asked to be left alone does not matter
-/// here.
+/// [`judge`](Gate::judge) say which results are throttlings. How long one asked to be left alone is for a
+/// [`Retry`](crate::Retry) to obey.
 ///
 /// Three rules hold in all modes. The rate rises only if a call was refused, or had to wait, since it was last looked at:
 /// a limit that nobody reaches says nothing about what the dependency can take. Calls that were admitted before the
@@ -131,10 +131,10 @@ impl AdaptiveRate {
     #[must_use = "returns the changed limit"]
     pub fn start(self, rate: impl Into<f64>) -> Self {
         let rate = rate.into();
-        self.change(|it| {
-            let Feedback { floor, ceiling, .. } = *it;
+        self.change(|feedback| {
+            let Feedback { floor, ceiling, .. } = *feedback;
             assert!((floor..=ceiling).contains(&rate), "start: {rate} must be between {floor} and {ceiling}");
-            it.rate = rate;
+            feedback.rate = rate;
         })
         .restarted()
     }
@@ -148,7 +148,7 @@ impl AdaptiveRate {
     #[track_caller]
     #[must_use = "returns the changed limit"]
     pub fn burst(self, tokens: u64) -> Self {
-        self.change(|it| it.burst = Some(tokens)).restarted()
+        self.change(|feedback| feedback.burst = Some(tokens)).restarted()
     }
 
     /// Raises the rate while more than this share of the calls succeeds. Default: 0.95.
@@ -160,7 +160,7 @@ impl AdaptiveRate {
     #[must_use = "returns the changed limit"]
     pub fn raise_above(self, ratio: f64) -> Self {
         assert!((0.0..1.0).contains(&ratio), "raise_above: {ratio} must be at least 0 and below 1");
-        self.change(|it| it.raise_above = ratio)
+        self.change(|feedback| feedback.raise_above = ratio)
     }
 
     /// Lowers the rate while less than this share of the calls succeeds; goes before raising. Default: 0.8.
@@ -172,7 +172,7 @@ impl AdaptiveRate {
     #[must_use = "returns the changed limit"]
     pub fn lower_below(self, ratio: f64) -> Self {
         assert!(ratio > 0.0 && ratio <= 1.0, "lower_below: {ratio} must be above 0 and at most 1");
-        self.change(|it| it.lower_below = ratio)
+        self.change(|feedback| feedback.lower_below = ratio)
     }
 
     /// Raises and lowers the rate by this share of it. Default: 0.1.
@@ -184,7 +184,7 @@ impl AdaptiveRate {
     #[must_use = "returns the changed limit"]
     pub fn step(self, share: f64) -> Self {
         assert!(share > 0.0 && share < 1.0, "step: {share} must be above 0 and below 1");
-        self.change(|it| it.step = share)
+        self.change(|feedback| feedback.step = share)
     }
 
     /// Raises and lowers the rate at most once each in so much time. Default: 1 s.
@@ -200,7 +200,7 @@ impl AdaptiveRate {
         if time.is_zero() {
             absurd("interval", 0, "ns must be at least 1 ns");
         }
-        self.change(|it| it.interval = saturating_nanos(time))
+        self.change(|feedback| feedback.interval = saturating_nanos(time))
     }
 
     /// Judges a success ratio by no fewer calls; where they are rarer, the interval lasts longer. Default: 10.
@@ -214,7 +214,7 @@ impl AdaptiveRate {
         if calls == 0 {
             absurd("min_calls", 0, "must be at least 1");
         }
-        self.change(|it| it.min_calls = calls)
+        self.change(|feedback| feedback.min_calls = calls)
     }
 
     /// Goes by throttlings: one lowers the rate to `factor` of it, each interval without one raises it by `increase`.
@@ -232,7 +232,7 @@ impl AdaptiveRate {
         let increase = increase.into();
         assert!(increase > 0.0 && increase.is_finite(), "increase: {increase} must be above 0 and finite");
         assert!(factor > 0.0 && factor < 1.0, "factor: {factor} must be above 0 and below 1");
-        self.change(|it| it.rule = Rule::Aimd { increase, factor })
+        self.change(|feedback| feedback.rule = Rule::Aimd { increase, factor })
     }
 
     /// Goes by throttlings along the cubic curve of the AWS SDKs' client rate limiter: one lowers the rate to 0.7 of
@@ -241,7 +241,7 @@ impl AdaptiveRate {
     /// It is never more than twice what is really sent, so that it starts low after an idle time. A floor of 0.5 is theirs.
     #[must_use = "returns the changed limit"]
     pub fn cubic(self) -> Self {
-        self.change(|it| it.rule = Rule::Cubic(None))
+        self.change(|feedback| feedback.rule = Rule::Cubic(None))
     }
 
     /// Lets at most `waiting` calls wait for their turn; more are rejected. Default: 1,024.
