@@ -198,6 +198,22 @@ fn an_estimate_is_settled_both_ways() {
     assert_eq!((left(&bucket), bucket.residual()), ([85, 60, 30], None));
 }
 
+/// (tokens premium took, left for standard, milliseconds until there is one more): while premium's reserve fills, half of
+/// what flows is open to standard, and it leaves 14.75.
+#[test]
+fn a_quota_says_what_is_left_for_a_class() {
+    let clock = Clock::manual();
+    let bucket = api(&clock);
+    let quota = bucket.quota(100);
+    assert_eq!((quota.name, quota.limit, quota.window), ("api", 60, millis(600)));
+    assert_eq!((quota.remaining, quota.more_after), (60, Duration::ZERO));
+    for (taken, left, more) in [(25, 60, 0), (10, 50, 15), (15, 35, 15), (20, 15, 15)] {
+        assert!(bucket.try_acquire_for(PREMIUM.cost(taken)).is_ok());
+        let quota = bucket.quota(100);
+        assert_eq!((quota.remaining, quota.more_after), (left, millis(more)), "{taken}");
+    }
+}
+
 #[test]
 fn a_call_whose_time_is_over_takes_nothing() {
     let clock = Clock::manual();
@@ -384,6 +400,17 @@ proptest! {
             prop_assert!(reserved <= twin.level, "more is reserved than is there");
             if let Some(Residual::Until(at)) = bucket.residual() {
                 prop_assert!(at > clock.now());
+            }
+            let quota = bucket.quota(call.priority);
+            prop_assert!(quota.remaining <= quota.limit);
+            prop_assert_eq!(twin.decide(class, quota.remaining as u32), Ok(()));
+            if quota.remaining < quota.limit {
+                prop_assert!(twin.decide(class, quota.remaining as u32 + 1).is_err());
+                clock.advance(quota.more_after - nanos(1));
+                prop_assert_eq!(bucket.available(call.priority), quota.remaining);
+                clock.advance(nanos(1));
+                twin.advance(quota.more_after.as_nanos());
+                prop_assert!(bucket.available(call.priority) > quota.remaining);
             }
         }
     }

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::quota::Quota;
 use super::shares::{Limits, Refusal, Shares};
 use crate::call::Call;
 use crate::clock::{Clock, NEVER};
@@ -169,6 +170,39 @@ impl PriorityBucket {
         let mut shares = self.shares.lock();
         shares.advance(&self.limits, now);
         shares.available(&self.limits, self.limits.class_of(priority))
+    }
+
+    /// Returns what is left for calls of this priority, and when there is more if no other call comes.
+    ///
+    /// Its limit is what they can take at once when nothing is missing, its window the time in which so much flows in.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Call, Clock, Gate, PriorityBucket};
+    ///
+    /// let bucket = PriorityBucket::per_second(100).class(200, 0.5).clock(Clock::manual());
+    /// bucket.try_acquire_for(Call::new().priority(0).cost(30))?.success();
+    /// let quota = bucket.quota(0);
+    /// assert_eq!((quota.limit, quota.remaining, quota.window), (38, 8, Duration::from_millis(380)));
+    /// assert_eq!(quota.more_after, Duration::from_millis(10));
+    /// # Ok::<(), floodwall::Rejected>(())
+    /// ```
+    pub fn quota(&self, priority: u8) -> Quota {
+        let (now, class) = (self.clock.nanos(), self.limits.class_of(priority));
+        let (limit, window) = self.limits.alone(class);
+        let mut shares = self.shares.lock();
+        shares.advance(&self.limits, now);
+        // While a reserve fills there may be more than when all are full.
+        let remaining = shares.available(&self.limits, class).min(limit);
+        let more_after =
+            if remaining == limit { 0 } else { shares.more_after(&self.limits, class, remaining) };
+        Quota {
+            name: self.hook.name,
+            limit,
+            window: Duration::from_nanos(window),
+            remaining,
+            more_after: Duration::from_nanos(more_after),
+        }
     }
 
     fn take(&self, call: Call) -> Result<Permit<'_>, Rejected> {

@@ -129,6 +129,12 @@ impl Limits {
         classes.iter().position(|class| priority >= class.from).unwrap_or(self.count - 1)
     }
 
+    /// Returns how many tokens a class can take at once when nothing is missing, and in how many nanoseconds so many flow in.
+    pub(super) fn alone(&self, class: usize) -> (u64, u64) {
+        let tokens = Shares::FULL.available(self, class);
+        (tokens, wait(u128::from(tokens) * self.token, self.flow).unwrap_or(u64::MAX))
+    }
+
     fn classes(&self) -> &[Class] {
         &self.classes[..self.count]
     }
@@ -222,6 +228,11 @@ impl Shares {
     pub(super) fn available(&self, limits: &Limits, class: usize) -> u64 {
         let there = self.reserve(limits, class).max(self.open(limits, class));
         (there.min(self.whole(limits)) / limits.token) as u64
+    }
+
+    /// Returns after how many nanoseconds more than so many tokens could be taken if nobody else came.
+    pub(super) fn more_after(&self, limits: &Limits, class: usize, tokens: u64) -> u64 {
+        self.wait(limits, class, (u128::from(tokens) + 1) * limits.token).unwrap_or(u64::MAX)
     }
 
     /// Returns after how many nanoseconds `cost` could be taken if nobody else came; `None` if it could not.
