@@ -61,7 +61,7 @@ pub use judge::{AnyError, Judge, Judged, When};
 // Primitives.
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
-pub use limit::{AllOf, BadSetting, Carry, Quota, Reservation, TokenBucket};
+pub use limit::{AdaptiveRate, AllOf, BadSetting, Carry, PriorityBucket, Quota, Reservation, TokenBucket};
 
 // Composition.
 pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};

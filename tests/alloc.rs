@@ -8,8 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use floodwall::{
-    Acquire, Blocking, Bulkhead, CircuitBreaker, Exponential, Gate, Policy, Retry, Timeout, TokenBucket,
-    block_on, headers,
+    Acquire, AdaptiveRate, Blocking, Bulkhead, CircuitBreaker, Exponential, Gate, Policy, PriorityBucket,
+    Retry, Timeout, TokenBucket, block_on, headers,
 };
 use support::{millis, secs};
 
@@ -107,6 +107,22 @@ fn gates_by_hand_and_on_threads_allocate_nothing() {
     assert_eq!(allocations(|| (0..100).for_each(|_| all())), 0);
     breaker.try_acquire().unwrap().failure();
     assert_eq!(allocations(|| assert!(breaker.try_acquire().is_err())), 0);
+}
+
+#[test]
+fn limits_that_adapt_or_are_shared_allocate_nothing() {
+    let adaptive =
+        AdaptiveRate::between(1, 1_000_000).interval(std::time::Duration::from_nanos(1)).min_calls(1);
+    let shared = PriorityBucket::per_second(10).class(200, 0.5);
+    let all = || {
+        while let Ok(permit) = adaptive.try_acquire() {
+            permit.failure();
+        }
+        while let Ok(permit) = shared.try_acquire() {
+            permit.success();
+        }
+    };
+    assert_eq!(allocations(|| (0..100).for_each(|_| all())), 0);
 }
 
 #[test]

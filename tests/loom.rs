@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, Gate, OwnedPermit, State, TokenBucket,
-    block_on,
+    Acquire, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, Gate, Outcome, OwnedPermit,
+    State, TokenBucket, block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -281,5 +281,27 @@ fn a_late_result_that_races_a_transition_is_counted_in_one_generation_at_most() 
             permits.into_iter().map(|permit| thread::spawn(move || permit.failure())).collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(breaker.state(), State::Open);
+    });
+}
+
+/// Two calls of one congestion end at once, an interval apart by their clocks, while a third is admitted: the rate is
+/// lowered once, and the bucket holds what it says.
+#[test]
+fn calls_of_one_congestion_lower_an_adaptive_rate_once() {
+    model(|| {
+        let clock = Clock::manual();
+        let limit = AdaptiveRate::between(1, 8).start(8).aimd(1, 0.5).interval(SECOND).clock(clock.clone());
+        let limit = Arc::new(limit);
+        let throttled = Outcome::Throttled { retry_after: None };
+        let [first, second] = [(), ()].map(|()| OwnedPermit::try_acquire(limit.clone()).unwrap());
+        let other = thread::spawn(move || {
+            clock.advance(SECOND);
+            first.report(throttled);
+        });
+        second.report(throttled);
+        assert!(limit.try_acquire().is_ok());
+        other.join().unwrap();
+        assert_eq!(limit.rate(), 4.0);
+        assert!(limit.available() <= 4);
     });
 }

@@ -8,6 +8,7 @@
 //! flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
 //! scheduling" form of a token bucket). With a burst of 1 that is a leaky bucket: calls are spaced evenly.
 
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::line::{Line, wake};
@@ -335,16 +336,19 @@ impl TokenBucket {
         burst: u64,
         carry: Carry,
     ) -> Result<(), BadSetting> {
-        self.change_rate(Rate::new(tokens, period, burst)?, carry);
+        let woken = self.change_rate(Rate::new(tokens, period, burst)?, carry, self.clock.nanos());
+        woken.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
-    fn change_rate(&self, mut rate: Rate, carry: Carry) {
-        let now = self.clock.nanos();
-        rate.origin = now;
+    /// Changes the rate; returns who must look again.
+    pub(super) fn change_rate(&self, mut rate: Rate, carry: Carry, now: u64) -> Vec<Waker> {
         let mut line = self.line.lock();
         let mut woken = Vec::new();
         self.shared.change(|old, full_at| {
+            // A time that was read before another change would let what has flowed since then flow once more.
+            let now = now.max(old.origin);
+            rate.origin = now;
             let level = old.level(full_at, now);
             let level = match carry {
                 Carry::AsIs => rate.convert(level, old).min(rate.burst.into()),
@@ -372,7 +376,8 @@ impl TokenBucket {
             });
             (rate, full_at)
         });
-        wake(line, woken);
+        drop(line);
+        woken
     }
 
     /// Takes the call's tokens if they are there within `limit` nanoseconds and before its deadline.
@@ -396,7 +401,7 @@ impl TokenBucket {
         let rate = self.shared.read().rate;
         let worn = rate.is_worn(now);
         if worn {
-            self.change_rate(rate, Carry::AsIs);
+            self.change_rate(rate, Carry::AsIs, now).into_iter().for_each(Waker::wake);
         }
         worn
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Rejected};
 use crate::event::Outcome;
 use crate::gate::{Gate, Permit};
 use crate::judge::{AnyError, Judge, Judged};
-use crate::limit::{AllOf, TokenBucket};
+use crate::limit::{AdaptiveRate, AllOf, PriorityBucket, TokenBucket};
 use crate::park::block_on;
 
 /// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
@@ -85,7 +85,9 @@ macro_rules! gate_policy {
     };
 }
 gate_policy!([] TokenBucket, |gate| gate, &AnyError);
+gate_policy!([] AdaptiveRate, |gate| gate, &AnyError);
 gate_policy!([] AllOf, |gate| gate, &AnyError);
+gate_policy!([] PriorityBucket, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
@@ -93,7 +95,9 @@ gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
 gate_policy!([G: Gate, J: Judge<T, E>] Judged<G, J>, |judged| judged.gate, &judged.judge);
 
 impl Once for TokenBucket {}
+impl Once for AdaptiveRate {}
 impl Once for AllOf {}
+impl Once for PriorityBucket {}
 impl Once for CircuitBreaker {}
 impl Once for Bulkhead {}
 impl Once for dyn Gate + '_ {}
