@@ -237,20 +237,16 @@ impl Shares {
 
     /// Returns after how many nanoseconds `cost` could be taken if nobody else came; `None` if it could not.
     fn wait(&self, limits: &Limits, class: usize, cost: u128) -> Option<u64> {
-        let mine = &limits.classes[class];
-        // From the reserve: when it is there, and the whole has it too.
-        let reserved =
-            (cost <= mine.reserve)
-                .then(|| {
-                    let reserve = wait(cost.saturating_sub(self.reserve(limits, class)), mine.flow)?;
-                    Some(reserve.max(wait(
-                        self.whole.saturating_add(cost).saturating_sub(limits.burst),
-                        limits.flow,
-                    )?))
-                })
-                .flatten();
-        let open = self.wait_for_open(limits, class, cost);
-        reserved.into_iter().chain(open).min()
+        let reserved = self.wait_for_reserve(limits, class, cost);
+        reserved.into_iter().chain(self.wait_for_open(limits, class, cost)).min()
+    }
+
+    /// When the reserve has it; in a debt, when the whole has it too.
+    fn wait_for_reserve(&self, limits: &Limits, class: usize, cost: u128) -> Option<u64> {
+        let Class { reserve, flow, .. } = limits.classes[class];
+        let reserved = wait((self.reserves[class] + cost).saturating_sub(reserve), flow)?;
+        let whole = wait(self.whole.saturating_add(cost).saturating_sub(limits.burst), limits.flow)?;
+        (cost <= reserve).then_some(reserved.max(whole))
     }
 
     /// What is open to a class grows by what flows into the whole less what flows into the others' reserves, faster each
