@@ -28,6 +28,8 @@ mod breaker;
 mod bulkhead;
 mod limit;
 
+mod keyed;
+
 mod policy;
 
 #[cfg(feature = "tower")]
@@ -60,6 +62,9 @@ pub use judge::{AnyError, Judge, Judged, When};
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
 pub use limit::{AllOf, BadSetting, Carry, Reservation, TokenBucket};
+
+// A primitive for each key.
+pub use keyed::{At, Keyed};
 
 // Composition.
 pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["gate"],
     &["acquire"],
     &["breaker", "bulkhead", "limit"],
+    &["keyed"],
     &["policy"],
 ];
 
