@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -26,8 +27,8 @@ use crate::harness::Case;
 
 const KEYS: u64 = 100_000;
 const BILLION: u32 = 1_000_000_000;
-const DRAWS: usize = 1 << 17;
-const SEQUENCES: usize = 8;
+const DRAWS: usize = 1 << 16;
+const THREADS: usize = 8;
 
 pub fn cases() -> Vec<Case> {
     vec![zipf(), one_key(), new_keys()]
@@ -44,12 +45,13 @@ fn zipf() -> Case {
     let ours = |clock| {
         let limits = limits(clock, 125_000);
         (0..KEYS).for_each(|key| limits.try_acquire(&key).unwrap().success());
-        (limits, Draws::new())
+        (limits, Draws)
     };
     let quota = Quota::per_second(NonZeroU32::new(BILLION).unwrap());
     let governor = RateLimiter::dashmap(quota);
+    let states: DashMapStateStore<u64> = DashMapStateStore::default();
     let governor_std: RateLimiter<u64, _, _, NoOpMiddleware<Instant>> =
-        RateLimiter::new(quota, DashMapStateStore::default(), MonotonicClock);
+        RateLimiter::new(quota, states, MonotonicClock);
     let plain = PlainMap::new();
     for key in 0..KEYS {
         governor.check_key(&key).unwrap();
@@ -64,14 +66,14 @@ fn zipf() -> Case {
         .peer("floodwall, tsc", ours(Clock::tsc()), |(limits, draws)| {
             limits.try_acquire(&draws.next()).unwrap().success();
         })
-        .peer("governor", (governor, Draws::new()), |(limiter, draws)| {
+        .peer("governor", (governor, Draws), |(limiter, draws)| {
             limiter.check_key(&draws.next()).unwrap();
         })
-        .peer("governor, std", (governor_std, Draws::new()), |(limiter, draws)| {
+        .peer("governor, std", (governor_std, Draws), |(limiter, draws)| {
             limiter.check_key(&draws.next()).unwrap();
         })
-        .peer("mutex map", (plain, Draws::new()), |(map, draws)| map.take(draws.next()))
-        .peer("the draw alone", Draws::new(), Draws::next)
+        .peer("mutex map", (plain, Draws), |(map, draws)| map.take(draws.next()))
+        .peer("the draw alone", Draws, Draws::next)
 }
 
 fn one_key() -> Case {
@@ -97,44 +99,39 @@ fn new_keys() -> Case {
         })
 }
 
-/// Keys drawn beforehand; each thread has its own place in one of the sequences.
-struct Draws {
-    sequences: Vec<Vec<u64>>,
-}
+/// Keys drawn beforehand; each thread goes through one of the sequences.
+struct Draws;
+
+static SEQUENCES: LazyLock<Vec<Vec<u32>>> = LazyLock::new(|| {
+    let mut sum = 0.0;
+    let mut cumulative = Vec::new();
+    for rank in 1..=KEYS {
+        sum += 1.0 / rank as f64;
+        cumulative.push(sum);
+    }
+    let mut seed = 1_u64;
+    let mut draw = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let at = (seed >> 11) as f64 / (1u64 << 53) as f64 * sum;
+        cumulative.partition_point(|below| *below < at) as u32
+    };
+    (0..THREADS).map(|_| (0..DRAWS).map(|_| draw()).collect()).collect()
+});
 
 thread_local! {
-    static PLACE: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// Which sequence, and where in it.
+    static PLACE: Cell<(usize, usize)> = Cell::new({
+        static THREAD: AtomicUsize = AtomicUsize::new(0);
+        let thread = THREAD.fetch_add(1, Ordering::Relaxed);
+        (thread % THREADS, thread * 7919)
+    });
 }
 
 impl Draws {
-    fn new() -> Self {
-        let mut sum = 0.0;
-        let cumulative: Vec<f64> = (1..=KEYS)
-            .map(|rank| {
-                sum += 1.0 / rank as f64;
-                sum
-            })
-            .collect();
-        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut draw = || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let at = (seed >> 11) as f64 / (1u64 << 53) as f64 * sum;
-            cumulative.partition_point(|below| *below < at) as u64
-        };
-        let sequences = (0..SEQUENCES).map(|_| (0..DRAWS).map(|_| draw()).collect()).collect();
-        Self { sequences }
-    }
-
     fn next(&self) -> u64 {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        PLACE.with(|place| {
-            if place.get() == usize::MAX {
-                place.set(THREADS.fetch_add(1, Ordering::Relaxed) * 7919 * SEQUENCES);
-            }
-            let now = place.get();
-            place.set(now.wrapping_add(SEQUENCES));
-            self.sequences[now % SEQUENCES][now / SEQUENCES % DRAWS]
-        })
+        let (sequence, place) = PLACE.get();
+        PLACE.set((sequence, place.wrapping_add(1)));
+        SEQUENCES[sequence][place % DRAWS].into()
     }
 }
 
