@@ -12,7 +12,8 @@ use crate::prefetch::prefetch;
 ///
 /// Why no debt is forgotten: a gate becomes a suspect only while nobody but the table holds it, and is then marked as
 /// unused. Whoever gets at it later gets it here, under the lock, which marks it as used; so if it is still unmarked
-/// when it is to be removed, nobody can have used it since its residual was asked for.
+/// when it is to be removed, nobody can have used it since its residual was asked for. What its last holder did to it
+/// is seen, since `Arc::get_mut` acquires what the drop of an `Arc` releases.
 #[derive(Debug)]
 pub(super) struct Table<K, G> {
     places: Vec<Option<Slot<K, G>>>,
