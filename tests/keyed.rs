@@ -326,6 +326,25 @@ fn the_heaviest_keys_come_first() {
 }
 
 #[test]
+fn uses_fade_with_the_minutes_whether_or_not_others_come() {
+    for sweeping in [false, true] {
+        let (limits, clock) = buckets();
+        (0..800).for_each(|_| drop(limits.try_acquire(&1)));
+        for _ in 0..2 {
+            clock.advance(secs(60));
+            if sweeping {
+                limits.forget_idle();
+                limits.forget_idle();
+            }
+        }
+        (0..300).for_each(|_| drop(limits.try_acquire(&2)));
+        let heaviest = limits.heaviest(2);
+        assert_eq!((heaviest[0], heaviest[1].0), ((2, 300), 1), "{heaviest:?}");
+        assert!(matches!(heaviest[1].1, 200 | 100), "{heaviest:?}");
+    }
+}
+
+#[test]
 fn threads_that_meet_a_new_key_at_once_share_one_gate() {
     for key in 0..200 {
         let places = Keyed::new(|_: &u64| Bulkhead::new(1));

@@ -11,9 +11,10 @@ use crate::prefetch::prefetch;
 /// be seen twice or not at all in a round.
 ///
 /// Why no debt is forgotten: a gate becomes a suspect only while nobody but the table holds it, and is then marked as
-/// unused. Whoever gets at it later gets it here, under the lock, which marks it as used; so if it is still unmarked
-/// when it is to be removed, nobody can have used it since its residual was asked for. What its last holder did to it
-/// is seen, since `Arc::get_mut` acquires what the drop of an `Arc` releases.
+/// unused. Whoever gets at it later gets it here, under the lock, which marks it as used, and as long as there is a
+/// suspect (which holds the gate) no sweep takes the mark away. So if it is unmarked when it is to be removed, nobody
+/// can have used it since its residual was asked for. What its last holder did to it is seen, since `Arc::get_mut`
+/// acquires what the drop of an `Arc` releases.
 #[derive(Debug)]
 pub(super) struct Table<K, G> {
     places: Vec<Option<Slot<K, G>>>,
@@ -21,13 +22,16 @@ pub(super) struct Table<K, G> {
     max: usize,
     hand: usize,
     turns: u32,
+    /// When the hand last began a round, and how often counts are halved in it.
+    round_since: u64,
+    halvings: u32,
 }
 
 /// For keys of a word 32 bytes: two to a cache line.
 #[derive(Debug)]
 pub(super) struct Slot<K, G> {
     tag: u32,
-    /// How often it was used, halved whenever the sweep passes; the top bit: used since the sweep last passed.
+    /// How often it was used, fading. The top bit: used since the sweep last passed, or held then.
     uses: u32,
     /// When the sweep last passed and found that it had been used, or when it was made.
     unused_since: u64,
@@ -75,9 +79,11 @@ impl<K, G> Table<K, G> {
     /// How many look-ups there are to a step of the sweep.
     const TURN: u32 = 64;
     const FIRST_PLACES: usize = 8;
+    /// Counts are halved in each: nanoseconds.
+    const MINUTE: u64 = 60_000_000_000;
 
     pub(super) const fn new(max: usize) -> Self {
-        Self { places: Vec::new(), len: 0, max, hand: 0, turns: 0 }
+        Self { places: Vec::new(), len: 0, max, hand: 0, turns: 0, round_since: 0, halvings: 0 }
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -176,6 +182,9 @@ impl<K, G> Table<K, G> {
         if self.len >= self.places.len() / 4 * 3 && self.places.len() < self.last_places() {
             self.grow();
         }
+        if self.len == 0 {
+            self.round_since = now;
+        }
         // The permit that it is made for is the first use; it protects the gate by holding it.
         self.put(Slot { tag, uses: 1, unused_since: now, gate: gate.clone(), key });
         self.len += 1;
@@ -224,8 +233,8 @@ impl<K, G> Table<K, G> {
         Some(taken)
     }
 
-    /// Looks at the next places and finds gates that nobody holds and of which `is_suspect` says so, told whether it was
-    /// used lately and since when it is not. Returns how many places it has looked at.
+    /// Looks at the next places and finds gates that nobody holds and of which `is_suspect` says so, told whether they
+    /// were used lately and since when they were not. Returns how many places it has looked at.
     pub(super) fn sweep(
         &mut self,
         places: usize,
@@ -240,15 +249,24 @@ impl<K, G> Table<K, G> {
             }
             let place = self.hand;
             self.hand = self.after(place);
+            if place == 0 {
+                self.halvings = self.halvings_at(now);
+                self.round_since = now;
+            }
             let Some(slot) = &mut self.places[place] else { continue };
             let was_used = slot.is_used();
             if was_used {
                 slot.unused_since = now;
             }
-            slot.uses = slot.count() / 2;
-            if is_suspect(was_used, slot.unused_since) && Arc::get_mut(&mut slot.gate).is_some() {
-                if let Some(suspect) = free.next() {
-                    *suspect = Some(Suspect { tag: slot.tag, gate: slot.gate.clone() });
+            slot.uses = slot.count() >> self.halvings | slot.uses & USED;
+            let is_suspect = is_suspect(was_used, slot.unused_since);
+            // The mark of a gate that somebody holds stays: it may be what saves a suspect of another sweep.
+            if (was_used || is_suspect) && Arc::get_mut(&mut slot.gate).is_some() {
+                slot.uses &= !USED;
+                if is_suspect {
+                    if let Some(suspect) = free.next() {
+                        *suspect = Some(Suspect { tag: slot.tag, gate: slot.gate.clone() });
+                    }
                 }
             }
         }
@@ -263,8 +281,15 @@ impl<K, G> Table<K, G> {
     }
 
     /// Returns how often each key was used lately.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (&K, u32)> {
-        self.places.iter().flatten().map(|slot| (&slot.key, slot.count()))
+    pub(super) fn counts(&self, now: u64) -> impl Iterator<Item = (&K, u32)> {
+        let halvings = self.halvings_at(now);
+        self.places.iter().flatten().map(move |slot| (&slot.key, slot.count() >> halvings))
+    }
+
+    /// How many minutes have begun since the round has: as many for every key, whatever goes on in its shard.
+    fn halvings_at(&self, now: u64) -> u32 {
+        let minutes = (now / Self::MINUTE).saturating_sub(self.round_since / Self::MINUTE);
+        minutes.min(31) as u32
     }
 }
 
@@ -341,6 +366,18 @@ mod tests {
         drop(held);
         table.sweep(8, 0, |_, _| true, &mut suspects);
         assert!(table.convict(suspects[0].as_ref().unwrap()).is_some());
+    }
+
+    #[test]
+    fn a_suspect_that_is_used_and_passed_by_another_sweep_stays() {
+        let mut table = Table::new(4);
+        assert!(matches!(table.insert(1, "a", &Arc::new(()), 0), Inserted::New { .. }));
+        let mut suspects = Suspects::default();
+        table.sweep(8, 0, |_, _| true, &mut suspects);
+        let suspect = suspects[0].take().unwrap();
+        drop(table.enter(1, &"a"));
+        table.sweep(8, 0, |_, _| true, &mut suspects);
+        assert!(table.convict(&suspect).is_none());
     }
 
     #[test]
