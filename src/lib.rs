@@ -8,6 +8,7 @@ mod event;
 
 mod hash;
 mod park;
+mod prefetch;
 mod rng;
 mod slab;
 mod sync;
@@ -29,6 +30,8 @@ mod bulkhead;
 mod limit;
 
 pub mod headers;
+
+mod keyed;
 
 mod policy;
 
@@ -62,6 +65,9 @@ pub use judge::{AnyError, Judge, Judged, When};
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
 pub use limit::{AdaptiveRate, AllOf, BadSetting, Carry, PriorityBucket, Quota, Reservation, TokenBucket};
+
+// A primitive for each key.
+pub use keyed::{At, Keyed};
 
 // Composition.
 pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};

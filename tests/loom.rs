@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, Gate, Outcome, OwnedPermit,
-    State, TokenBucket, block_on,
+    Acquire, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, Gate, Keyed, Outcome,
+    OwnedPermit, State, TokenBucket, block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -303,5 +303,44 @@ fn calls_of_one_congestion_lower_an_adaptive_rate_once() {
         other.join().unwrap();
         assert_eq!(limit.rate(), 4.0);
         assert!(limit.available() <= 4);
+    });
+}
+
+#[test]
+fn two_threads_that_meet_a_new_key_share_one_gate() {
+    model(|| {
+        let limits =
+            Keyed::new(|_: &u64| TokenBucket::per_second(1).burst(1).clock(Clock::manual())).max_keys(2);
+        let limits = Arc::new(limits.clock(Clock::manual()));
+        let other = {
+            let limits = limits.clone();
+            thread::spawn(move || u32::from(limits.try_acquire(&7).is_ok()))
+        };
+        let mine = u32::from(limits.try_acquire(&7).is_ok());
+        assert_eq!(mine + other.join().unwrap(), 1);
+        assert_eq!(limits.len(), 1);
+    });
+}
+
+/// A breaker's state is under a lock that loom knows; that a gate's last holder is seen is also up to `Arc`, which is
+/// the standard library's and which loom does not model.
+#[test]
+fn a_key_that_is_used_while_room_is_sought_is_not_forgotten() {
+    model(|| {
+        let clock = Clock::manual();
+        let time = clock.clone();
+        let hosts =
+            Keyed::new(move |_: &u64| CircuitBreaker::builder().failures(1).clock(time.clone()).build());
+        let hosts = Arc::new(hosts.max_keys(1).clock(clock));
+        // Known, and with nothing to lose: a new key may take its place until it is used.
+        drop(hosts.get(&1));
+        let flood = {
+            let hosts = hosts.clone();
+            thread::spawn(move || hosts.try_acquire(&2).map(|permit| permit.success()).is_ok())
+        };
+        let failed = hosts.try_acquire(&1).map(|permit| permit.failure()).is_ok();
+        assert!(!failed || hosts.try_acquire(&1).is_err(), "forgot that it is open");
+        assert!(failed | flood.join().unwrap());
+        assert_eq!(hosts.len(), 1);
     });
 }

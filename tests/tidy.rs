@@ -10,13 +10,14 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["event"],
     &["sync"],
-    &["hash", "park", "rng", "slab"],
+    &["hash", "park", "prefetch", "rng", "slab"],
     &["backoff", "clock", "window"],
     &["call", "judge", "wait"],
     &["gate"],
     &["acquire"],
     &["breaker", "bulkhead", "limit"],
     &["headers"],
+    &["keyed"],
     &["policy"],
 ];
 

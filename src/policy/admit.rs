@@ -9,6 +9,7 @@ use crate::error::{Error, Rejected};
 use crate::event::Outcome;
 use crate::gate::{Gate, Permit};
 use crate::judge::{AnyError, Judge, Judged};
+use crate::keyed::At;
 use crate::limit::{AdaptiveRate, AllOf, PriorityBucket, TokenBucket};
 use crate::park::block_on;
 
@@ -91,6 +92,7 @@ gate_policy!([] PriorityBucket, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
+gate_policy!([G: Gate] At<G>, |gate| gate, &AnyError);
 gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
 gate_policy!([G: Gate, J: Judge<T, E>] Judged<G, J>, |judged| judged.gate, &judged.judge);
 
@@ -101,6 +103,7 @@ impl Once for PriorityBucket {}
 impl Once for CircuitBreaker {}
 impl Once for Bulkhead {}
 impl Once for dyn Gate + '_ {}
+impl<G> Once for At<G> {}
 impl<G> Once for Gated<G> {}
 impl<G, J> Once for Judged<G, J> {}
 impl<G, J> Once for WaitUpTo<G, J> {}

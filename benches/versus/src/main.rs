@@ -3,6 +3,7 @@
 mod admit;
 mod breaker;
 mod harness;
+mod keyed;
 mod limit;
 mod stack;
 
@@ -14,8 +15,13 @@ use lexopt::prelude::*;
 type Cases = fn() -> Vec<Case>;
 
 /// A new area is a module with a function that lists its cases, and an entry here.
-const AREAS: &[(&str, Cases)] =
-    &[("admit", admit::cases), ("limit", limit::cases), ("breaker", breaker::cases), ("stack", stack::cases)];
+const AREAS: &[(&str, Cases)] = &[
+    ("admit", admit::cases),
+    ("limit", limit::cases),
+    ("keyed", keyed::cases),
+    ("breaker", breaker::cases),
+    ("stack", stack::cases),
+];
 
 const USAGE: &str = "\
 Puts floodwall and its peers side by side, in short slices that take turns.
