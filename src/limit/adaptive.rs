@@ -340,7 +340,7 @@ impl AdaptiveRate {
         let mut woken = Vec::new();
         if look.rate != feedback.rate {
             feedback.rate = look.rate;
-            woken = self.bucket.change_rate(feedback.bucket_rate(), Carry::AsIs, now);
+            woken = self.bucket.change_rate(Some(feedback.bucket_rate()), Carry::AsIs, now);
         }
         // After the rate. Release, partner of the Acquire at admission: a call of the new epoch met the new rate.
         let epoch = (seen >> 1) + u64::from(look.new_epoch);

@@ -336,19 +336,19 @@ impl TokenBucket {
         burst: u64,
         carry: Carry,
     ) -> Result<(), BadSetting> {
-        let woken = self.change_rate(Rate::new(tokens, period, burst)?, carry, self.clock.nanos());
+        let woken = self.change_rate(Some(Rate::new(tokens, period, burst)?), carry, self.clock.nanos());
         woken.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
-    /// Changes the rate; returns who must look again.
-    pub(super) fn change_rate(&self, mut rate: Rate, carry: Carry, now: u64) -> Vec<Waker> {
+    /// Changes the rate, or with `None` only its origin; returns who must look again.
+    pub(super) fn change_rate(&self, rate: Option<Rate>, carry: Carry, now: u64) -> Vec<Waker> {
         let mut line = self.line.lock();
         let mut woken = Vec::new();
         self.shared.change(|old, full_at| {
             // A time that was read before another change would let what has flowed since then flow once more.
             let now = now.max(old.origin);
-            rate.origin = now;
+            let rate = Rate { origin: now, ..rate.unwrap_or(*old) };
             let level = old.level(full_at, now);
             let level = match carry {
                 Carry::AsIs => rate.convert(level, old).min(rate.burst.into()),
@@ -401,7 +401,7 @@ impl TokenBucket {
         let rate = self.shared.read().rate;
         let worn = rate.is_worn(now);
         if worn {
-            self.change_rate(rate, Carry::AsIs, now).into_iter().for_each(Waker::wake);
+            self.change_rate(None, Carry::AsIs, now).into_iter().for_each(Waker::wake);
         }
         worn
     }
