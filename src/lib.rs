@@ -8,7 +8,6 @@ mod event;
 
 mod hash;
 mod park;
-mod prefetch;
 mod rng;
 mod slab;
 mod sync;

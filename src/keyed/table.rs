@@ -3,8 +3,6 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use crate::prefetch::prefetch;
-
 /// Open addressing with linear probing; a removal moves up those behind it, so that there are no tombstones to clear
 /// (D. E. Knuth, "The Art of Computer Programming" vol. 3, 6.4, algorithm R). The sweep is the hand of a CLOCK (F. J.
 /// Corbató, "A paging experiment with the Multics system", 1968) over the places; those that a removal moves past it may
@@ -149,8 +147,6 @@ impl<K, G> Table<K, G> {
         let place = self.place_of(tag, |slot| slot.key.borrow() == key)?;
         let sweep = self.turn(1);
         let slot = self.places[place].as_mut()?;
-        // For many keys this is half of the cost: the gate is large, and the count before it comes first.
-        prefetch(&*slot.gate);
         slot.use_once();
         Some((slot.gate.clone(), sweep))
     }
