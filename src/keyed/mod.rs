@@ -84,8 +84,9 @@ use crate::sync::Mutex;
 ///
 /// let hosts = Keyed::new(|_host: &String| CircuitBreaker::builder().failures(3).build());
 /// let upstream = Bulkhead::new(64);
-/// let answer = (hosts.at("db.internal"), &upstream).call(|| async { Ok::<_, ()>(42) });
-/// assert_eq!(floodwall::block_on(answer), Ok(42));
+/// let stack = (hosts.at("db.internal"), &upstream);
+/// let answer = floodwall::block_on(stack.call(|| async { Ok::<_, ()>(42) }));
+/// assert_eq!(answer, Ok(42));
 /// ```
 pub struct Keyed<K, G> {
     shards: Box<[Shard<K, G>]>,
