@@ -8,6 +8,7 @@ mod event;
 
 mod hash;
 mod park;
+mod prefetch;
 mod rng;
 mod slab;
 mod sync;

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["event"],
     &["sync"],
-    &["hash", "park", "rng", "slab"],
+    &["hash", "park", "prefetch", "rng", "slab"],
     &["backoff", "clock", "window"],
     &["call", "judge", "wait"],
     &["gate"],

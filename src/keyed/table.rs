@@ -3,6 +3,8 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
+use crate::prefetch::prefetch;
+
 /// Open addressing with linear probing; a removal moves up those behind it, so that there are no tombstones to clear
 /// (D. E. Knuth, "The Art of Computer Programming" vol. 3, 6.4, algorithm R). The sweep is the hand of a CLOCK (F. J.
 /// Corbató, "A paging experiment with the Multics system", 1968) over the places; those that a removal moves past it may
@@ -147,6 +149,8 @@ impl<K, G> Table<K, G> {
         let place = self.place_of(tag, |slot| slot.key.borrow() == key)?;
         let sweep = self.turn(1);
         let slot = self.places[place].as_mut()?;
+        // The gate is large, and what raises its count waits for the first line alone.
+        prefetch(&*slot.gate);
         slot.use_once();
         Some((slot.gate.clone(), sweep))
     }
