@@ -149,7 +149,7 @@ impl<K, G> Table<K, G> {
         let place = self.place_of(tag, |slot| slot.key.borrow() == key)?;
         let sweep = self.turn(1);
         let slot = self.places[place].as_mut()?;
-        // For many keys this is half of the cost: the gate is large, and the count before it comes first.
+        // The gate is large, and what raises its count waits for the first line alone.
         prefetch(&*slot.gate);
         slot.use_once();
         Some((slot.gate.clone(), sweep))
