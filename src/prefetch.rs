@@ -1,5 +1,8 @@
 //! Asks the processor for memory that will be needed soon.
-#![expect(unsafe_code, reason = "the processor's hint has no safe form on Rust 1.85")]
+#![cfg_attr(
+    all(target_arch = "x86_64", not(miri)),
+    expect(unsafe_code, reason = "the processor's hint has no safe form on Rust 1.85")
+)]
 
 /// How many lines of a large value are worth asking for.
 const LINES: usize = 4;
