@@ -56,7 +56,7 @@ pub use judge::{AnyError, Judge, Judged, When};
 // Primitives.
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
-pub use limit::TokenBucket;
+pub use limit::{FixedWindow, SlidingCounter, SlidingLog, TokenBucket};
 
 // Composition.
 pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};

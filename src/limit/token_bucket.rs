@@ -2,7 +2,7 @@
 //!
 //! For quotas ("500 a second, at most 50 at once") on what you call or on what calls you. When **not** to use it: to
 //! cap how many calls run at the same time (that is a [`Bulkhead`](crate::Bulkhead)); to keep a strict cap in *any*
-//! window: a bucket admits up to `burst` plus what flows in.
+//! window: a bucket admits up to `burst` plus what flows in (that is a [`SlidingLog`](crate::SlidingLog)).
 //!
 //! The whole state is one word: the instant, counted in fractions of a token, at which everything taken so far will
 //! have flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
@@ -10,9 +10,10 @@
 
 use std::time::Duration;
 
+use super::period_nanos;
 use crate::call::Call;
 use crate::clock::Clock;
-use crate::error::{Reason, Rejected, absurd, saturating_nanos};
+use crate::error::{Reason, Rejected, absurd};
 use crate::event::{Event, Hook, Observer, Outcome};
 use crate::gate::{Acquire, Gate, Permit, Residual, Ticket, until};
 use crate::sync::{AtomicU64, Ordering, const_fn};
@@ -26,6 +27,10 @@ use crate::sync::{AtomicU64, Ordering, const_fn};
 ///
 /// Rates are exact: in a time `t` a bucket admits at most `burst + rate × t`, to within two nanoseconds of flow, and
 /// without drift, however long it runs and however often it is asked.
+///
+/// # Which limiter to choose
+///
+#[doc = include_str!("which.md")]
 ///
 /// # Cost
 ///
@@ -231,18 +236,11 @@ struct Rate {
 }
 
 impl Rate {
-    const MAX_PERIOD: u64 = 1 << 63;
     const MAX_BURST: u64 = 1 << 62;
 
     #[track_caller]
     const fn new(tokens: u64, period: Duration) -> Self {
-        let period = saturating_nanos(period);
-        if period == 0 {
-            absurd("period", period, "must be at least 1 ns");
-        }
-        if period > Self::MAX_PERIOD {
-            absurd("period", period, "must be at most 9223372036854775808 ns (292 years)");
-        }
+        let period = period_nanos(period);
         if tokens == 0 {
             absurd("tokens", tokens, "must be at least 1");
         }

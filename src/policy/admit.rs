@@ -8,7 +8,7 @@ use crate::error::{Error, Rejected};
 use crate::event::Outcome;
 use crate::gate::{Acquire, Gate, Permit, WaitUpTo};
 use crate::judge::{AnyError, Judge, Judged};
-use crate::limit::TokenBucket;
+use crate::limit::{FixedWindow, SlidingCounter, SlidingLog, TokenBucket};
 use crate::park::block_on;
 
 /// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
@@ -84,6 +84,9 @@ macro_rules! gate_policy {
     };
 }
 gate_policy!([] TokenBucket, |gate| gate, &AnyError);
+gate_policy!([] FixedWindow, |gate| gate, &AnyError);
+gate_policy!([] SlidingCounter, |gate| gate, &AnyError);
+gate_policy!([] SlidingLog, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
@@ -91,6 +94,9 @@ gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
 gate_policy!([G: Gate, J: Judge<T, E>] Judged<G, J>, |judged| judged.gate, &judged.judge);
 
 impl Once for TokenBucket {}
+impl Once for FixedWindow {}
+impl Once for SlidingCounter {}
+impl Once for SlidingLog {}
 impl Once for CircuitBreaker {}
 impl Once for Bulkhead {}
 impl Once for dyn Gate + '_ {}
