@@ -26,7 +26,8 @@ use crate::sync::{AtomicU64, Ordering, const_fn};
 /// right to within one call, and no stretch of one period holds more than one call beyond the limit. If they did not,
 /// such a stretch may hold up to `limit + previous × f` tokens, `f` being the share of the current window that is
 /// over: always fewer than twice the limit. Just as well, calls may be refused that a [`SlidingLog`](crate::SlidingLog)
-/// would admit.
+/// would admit. Under a steady excess of calls one token per period is never given out, since what is left of the
+/// window before weighs a little to the end: a limit of 100 lets 99 a period pass, a limit of 1 one every other period.
 ///
 /// A call takes [`cost`](Call::cost) tokens; one that asks for more than the limit is rejected without a time to come
 /// back. A permit that is dropped gives nothing back.
@@ -144,6 +145,7 @@ impl SlidingCounter {
     }
 
     /// Reads the slots and then the clock: a time from before a lost race would be counted by an old estimate.
+    #[inline]
     fn read(&self) -> ([u64; 2], View, u64) {
         loop {
             // Acquire, partner of the Release in `count`: who sees a window open sees the one before it sealed. The
@@ -264,6 +266,7 @@ impl Estimate {
     /// Makes sense of two slots, or returns `None` if they were not read at one moment.
     ///
     /// A clock that went back to before the newest window stands at its start.
+    #[inline]
     fn view(&self, slots: [u64; 2], now: u64) -> Option<View> {
         // Whoever sealed a window has seen the next one.
         let newest = slots.map(|slot| self.number(slot) + u64::from(self.is_sealed(slot)));
@@ -288,8 +291,11 @@ impl Estimate {
 
     /// Returns whether `previous × (1 - f) + current + cost <= limit`.
     fn admits(&self, view: &View, cost: u32) -> bool {
+        let left = u128::from(self.period - view.elapsed);
         let free = (self.limit - view.current).checked_sub(u64::from(cost));
-        free.is_some_and(|free| view.elapsed >= self.fits_from(view.previous, free))
+        free.is_some_and(|free| {
+            u128::from(view.previous) * left <= u128::from(free) * u128::from(self.period)
+        })
     }
 
     /// Returns when a call of `cost` is admitted if no other comes; `None` if it never is.

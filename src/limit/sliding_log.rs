@@ -194,8 +194,7 @@ impl Log {
             return Err(None);
         }
         let missing = cost - free;
-        let before =
-            self.entries.partition_point(|entry| entry.admitted.wrapping_sub(self.forgotten) < missing);
+        let before = self.first_not(|entry| entry.admitted.wrapping_sub(self.forgotten) < missing);
         Err(self.entries[before].at.checked_add(self.period))
     }
 
@@ -203,11 +202,17 @@ impl Log {
     fn forget_until(&mut self, now: u64) {
         self.now = self.now.max(now);
         let is_old = |entry: &Entry| self.now - entry.at >= self.period;
-        if self.entries.front().is_some_and(is_old) {
-            let old = self.entries.partition_point(is_old);
+        let old = self.first_not(is_old);
+        if old > 0 {
             self.forgotten = self.entries[old - 1].admitted;
             self.entries.drain(..old);
         }
+    }
+
+    /// Returns how many of the oldest entries satisfy `is_before`. Mostly they are few, and are looked at in turn.
+    fn first_not(&self, is_before: impl Fn(&Entry) -> bool) -> usize {
+        let few = self.entries.iter().take(3).take_while(|entry| is_before(entry)).count();
+        if few < 3 { few } else { self.entries.partition_point(is_before) }
     }
 
     fn taken(&self) -> u64 {
