@@ -243,8 +243,8 @@ proptest! {
                     let before = admitted;
                     while limit.try_acquire().is_ok() {
                         admitted += 1;
+                        prop_assert!(admitted <= tokens * (latest as u64 / period + 1 + more));
                     }
-                    prop_assert!(admitted <= tokens * (latest as u64 / period + 1 + more));
                     prop_assert!(admitted > before || !obeys);
                     now += limit.try_acquire().unwrap_err().retry_after().unwrap().as_nanos() as i64;
                 }

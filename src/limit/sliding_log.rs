@@ -274,15 +274,17 @@ mod tests {
         assert_eq!(log.take(SECOND + 5, 3), Err(None));
     }
 
-    /// The entry of time 0 was forgotten at `SECOND`; a call entered at time 1 now would be a third in one second.
+    /// The entry of time 0 was forgotten at `SECOND`. A call entered at 1 would be one too many in a second from 0 on,
+    /// and be forgotten too early.
     #[test]
     fn a_time_that_went_back_is_entered_where_the_log_stands() {
         let mut log = log(2);
         assert_eq!(log.take(0, 2), Ok(()));
-        assert_eq!(log.take(SECOND, 1), Ok(()));
+        assert_eq!(log.take(SECOND, 3), Err(None));
         assert_eq!(log.take(1, 1), Ok(()));
-        assert_eq!(log.take(2, 1), Err(Some(2 * SECOND)));
-        assert_eq!(log.take(SECOND + 2, 1), Err(Some(2 * SECOND)));
+        assert_eq!(log.take(2, 2), Err(Some(2 * SECOND)));
+        assert_eq!(log.take(SECOND + 1, 2), Err(Some(2 * SECOND)));
+        assert_eq!(log.take(2 * SECOND, 2), Ok(()));
     }
 
     #[test]
