@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use floodwall::{Bulkhead, CircuitBreaker, Clock, Gate, TokenBucket};
+use floodwall::{
+    Bulkhead, CircuitBreaker, Clock, FixedWindow, Gate, SlidingCounter, SlidingLog, TokenBucket,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -23,6 +25,31 @@ fn bucket(criterion: &mut Criterion) {
     let bucket = TokenBucket::per(1, HOUR);
     bucket.try_acquire().unwrap().success();
     group.bench_function("denied", |bencher| bencher.iter(|| bucket.try_acquire().unwrap_err()));
+    group.finish();
+}
+
+/// As many tokens as there may be. The log holds the some thousand calls of its last 100 microseconds.
+fn windows(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("window");
+    let window = FixedWindow::per_second(500_000_000);
+    group
+        .bench_function("fixed/admitted", |bencher| bencher.iter(|| window.try_acquire().unwrap().success()));
+    let counter = SlidingCounter::per_second(250_000_000);
+    group.bench_function("counter/admitted", |bencher| {
+        bencher.iter(|| counter.try_acquire().unwrap().success())
+    });
+    let log = SlidingLog::per(1_000_000, Duration::from_micros(100));
+    group.bench_function("log/admitted", |bencher| bencher.iter(|| log.try_acquire().unwrap().success()));
+
+    let window = FixedWindow::per(1, HOUR).from_first_use();
+    window.try_acquire().unwrap().success();
+    group.bench_function("fixed/denied", |bencher| bencher.iter(|| window.try_acquire().unwrap_err()));
+    let counter = SlidingCounter::per(1, HOUR);
+    counter.try_acquire().unwrap().success();
+    group.bench_function("counter/denied", |bencher| bencher.iter(|| counter.try_acquire().unwrap_err()));
+    let log = SlidingLog::per(1_000, HOUR);
+    (0..1_000).for_each(|_| log.try_acquire().unwrap().success());
+    group.bench_function("log/denied", |bencher| bencher.iter(|| log.try_acquire().unwrap_err()));
     group.finish();
 }
 
@@ -45,5 +72,5 @@ fn breaker(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, clock, bucket, bulkhead, breaker);
+criterion_group!(benches, clock, bucket, windows, bulkhead, breaker);
 criterion_main!(benches);

@@ -5,7 +5,7 @@ use std::marker::PhantomPinned;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use pin_project_lite::pin_project;
 
@@ -169,6 +169,21 @@ impl Clock {
             Kind::Manual(manual) => manual.nanos(),
             Kind::Source(source) => nanos_of(source.now()),
         }
+    }
+
+    /// Tells when the process's timeline starts, in nanoseconds since the Unix epoch.
+    ///
+    /// The wall clock is read once per process: whoever aligns to it afterwards moves with the monotonic clocks, and
+    /// no step of the wall clock makes time go backwards. A manual clock starts at the epoch, whatever the day.
+    pub(crate) fn epoch(&self) -> u64 {
+        static EPOCH: OnceLock<u64> = OnceLock::new();
+        if let Kind::Manual(_) = self.0 {
+            return 0;
+        }
+        *EPOCH.get_or_init(|| {
+            let wall = SystemTime::UNIX_EPOCH.elapsed().map_or(0, saturating_nanos);
+            wall.saturating_sub(nanos_of(Instant::now()))
+        })
     }
 
     /// Returns the time `duration` from now, or `NEVER`.

@@ -64,7 +64,10 @@ pub use judge::{AnyError, Judge, Judged, When};
 // Primitives.
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
-pub use limit::{AdaptiveRate, AllOf, BadSetting, Carry, PriorityBucket, Quota, Reservation, TokenBucket};
+pub use limit::{
+    AdaptiveRate, AllOf, BadSetting, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
+    SlidingLog, TokenBucket,
+};
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};

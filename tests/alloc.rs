@@ -8,10 +8,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use floodwall::{
-    Acquire, AdaptiveRate, Blocking, Bulkhead, CircuitBreaker, Exponential, Gate, Policy, PriorityBucket,
-    Retry, Timeout, TokenBucket, block_on, headers,
+    Acquire, AdaptiveRate, Blocking, Bulkhead, CircuitBreaker, Clock, Exponential, FixedWindow, Gate, Policy,
+    PriorityBucket, Retry, SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on, headers,
 };
-use support::{millis, secs};
+use support::{millis, nanos, secs};
 
 struct Counting;
 
@@ -123,6 +123,25 @@ fn limits_that_adapt_or_are_shared_allocate_nothing() {
         }
     };
     assert_eq!(allocations(|| (0..100).for_each(|_| all())), 0);
+}
+
+#[test]
+fn windows_allocate_nothing_and_a_log_only_as_it_grows() {
+    let clock = Clock::manual();
+    let window = FixedWindow::per_second(3).clock(clock.clone());
+    let counter = SlidingCounter::per_second(3).clock(clock.clone());
+    let log = SlidingLog::per_second(1_000).clock(clock.clone());
+    let run = |calls: u64| {
+        for _ in 0..calls {
+            let _ = (window.try_acquire(), counter.try_acquire(), log.try_acquire());
+            clock.advance(nanos(1));
+        }
+        clock.advance(secs(1));
+    };
+    assert_eq!(allocations(|| run(4)), 1);
+    // 4 entries, 8, 16 .. 512, and at last 1,000.
+    assert_eq!(allocations(|| run(2_000)), 8);
+    assert_eq!(allocations(|| run(2_000)), 0);
 }
 
 #[test]

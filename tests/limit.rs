@@ -3,16 +3,15 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use floodwall::{
-    Acquire, Call, Carry, Clock, Error, Event, Gate, Policy, Reason, Rejected, Residual, TimeSource,
-    TokenBucket, block_on,
+    Acquire, Call, Carry, Clock, Error, Event, Gate, Policy, Reason, Rejected, Residual, TokenBucket,
+    block_on,
 };
-use support::{millis, nanos, poll, secs};
+use support::{millis, nanos, poll, secs, settable};
 
 fn cost(tokens: u32) -> Call {
     Call::new().cost(tokens)
@@ -146,24 +145,9 @@ fn a_cost_that_never_fits_is_rejected_without_a_time() {
     assert_eq!(bucket.available(), 5);
 }
 
-/// A clock that a test sets to what it likes.
-struct Settable(Instant, Arc<AtomicI64>);
-
-impl TimeSource for Settable {
-    fn now(&self) -> Instant {
-        let offset = self.1.load(Ordering::Relaxed);
-        if offset >= 0 { self.0 + nanos(offset as u64) } else { self.0 - nanos(offset.unsigned_abs()) }
-    }
-
-    fn sleep_until(&self, _: Instant) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(std::future::pending())
-    }
-}
-
 #[test]
 fn a_clock_that_goes_back_mints_nothing() {
-    let offset = Arc::new(AtomicI64::new(0));
-    let clock = Clock::new(Settable(Instant::now() + secs(1_000), offset.clone()));
+    let (clock, offset) = settable(secs(1_000));
     let bucket = TokenBucket::per_second(1).burst(2).clock(clock);
     let (mut admitted, mut latest) = (0, 0);
     for step in [0, 500, -900_000, 1_000, 999, -5, 2_000, 0, 2_999, -700_000, 4_000] {

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, Gate, Keyed, Outcome,
-    OwnedPermit, State, TokenBucket, block_on,
+    Acquire, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, FixedWindow, Gate, Keyed,
+    Outcome, OwnedPermit, SlidingCounter, State, TokenBucket, block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -146,28 +146,81 @@ fn a_sleeper_is_woken_by_a_clock_that_moves_while_it_lies_down() {
     });
 }
 
+/// Returns how many calls `gate` admits of two on each of two threads, while the clock moves by each of `moves`.
+fn admitted_while_the_clock_moves(gate: impl Gate + 'static, clock: &Clock, moves: &[Duration]) -> u64 {
+    let (gate, admitted) = (Arc::new(gate), Arc::new(AtomicU64::new(0)));
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let (gate, admitted) = (gate.clone(), admitted.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    if gate.try_acquire().is_ok() {
+                        admitted.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            })
+        })
+        .collect();
+    moves.iter().for_each(|by| clock.advance(*by));
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    admitted.load(Ordering::SeqCst)
+}
+
 #[test]
 fn a_bucket_admits_no_more_than_has_flowed_in_while_the_clock_moves() {
     model(|| {
         let clock = Clock::manual();
-        let bucket = Arc::new(TokenBucket::per_second(1).burst(1).clock(clock.clone()));
-        let admitted = Arc::new(AtomicU64::new(0));
-        let threads: Vec<_> = (0..2)
-            .map(|_| {
-                let (bucket, admitted) = (bucket.clone(), admitted.clone());
-                thread::spawn(move || {
-                    for _ in 0..2 {
-                        if bucket.try_acquire().is_ok() {
-                            admitted.fetch_add(1, Ordering::SeqCst);
-                        }
-                    }
-                })
-            })
-            .collect();
-        clock.advance(SECOND);
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        let admitted = admitted.load(Ordering::SeqCst);
+        let bucket = TokenBucket::per_second(1).burst(1).clock(clock.clone());
+        let admitted = admitted_while_the_clock_moves(bucket, &clock, &[SECOND]);
         assert!((1..=2).contains(&admitted), "{admitted} of 1 and 1");
+    });
+}
+
+#[test]
+fn a_fixed_window_admits_its_quota_once_while_the_clock_moves() {
+    model(|| {
+        let clock = Clock::manual();
+        let window = FixedWindow::per_second(1).clock(clock.clone());
+        let admitted = admitted_while_the_clock_moves(window, &clock, &[SECOND]);
+        assert!((1..=2).contains(&admitted), "{admitted} of 1 and 1");
+    });
+}
+
+#[test]
+fn a_window_from_first_use_starts_once_while_the_clock_moves() {
+    model(|| {
+        let clock = Clock::manual();
+        let window = FixedWindow::per_second(1).from_first_use().clock(clock.clone());
+        let admitted = admitted_while_the_clock_moves(window, &clock, &[SECOND]);
+        assert!((1..=2).contains(&admitted), "{admitted} of 1 and 1");
+    });
+}
+
+/// At the start of a window all that the one before admitted counts: a call that a late thread still adds to it after
+/// another has weighed it would be one too many.
+#[test]
+fn a_counter_weighs_the_window_before_as_it_ended() {
+    for taken_before in [0, 1] {
+        model(move || {
+            let clock = Clock::manual();
+            let counter = SlidingCounter::per_second(2).clock(clock.clone());
+            if taken_before == 1 {
+                counter.try_acquire().unwrap().success();
+            }
+            let admitted = taken_before + admitted_while_the_clock_moves(counter, &clock, &[SECOND]);
+            assert_eq!(admitted, 2);
+        });
+    }
+}
+
+#[test]
+fn a_counter_admits_what_its_formula_allows_while_windows_pass() {
+    model(|| {
+        let clock = Clock::manual();
+        let counter = SlidingCounter::per_second(1).clock(clock.clone());
+        // One window counts until the second one after it; the windows are 0, 1 and 2.
+        let admitted = admitted_while_the_clock_moves(counter, &clock, &[SECOND, SECOND]);
+        assert!((1..=2).contains(&admitted), "{admitted} of 1, 0 and 1");
     });
 }
 

@@ -3,11 +3,15 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use floodwall::{Call, CircuitBreaker, Clock, Gate, Outcome, OwnedPermit, State, TokenBucket};
+use floodwall::{
+    Call, CircuitBreaker, Clock, FixedWindow, Gate, Outcome, OwnedPermit, SlidingCounter, SlidingLog, State,
+    TokenBucket,
+};
 use proptest::prelude::*;
-use support::nanos;
+use support::{nanos, settable};
 
 /// A bucket in exact arithmetic: tokens times the period, so that all numbers are whole.
 struct ExactBucket {
@@ -67,6 +71,207 @@ proptest! {
                 exact.level = exact.left(cost);
             }
         }
+    }
+}
+
+/// Every admission: when, and how many tokens.
+#[derive(Default)]
+struct Admissions(Vec<(u64, u64)>);
+
+impl Admissions {
+    fn tokens(&self, counts: impl Fn(u64) -> bool) -> u64 {
+        self.0.iter().filter(|(at, _)| counts(*at)).map(|(_, tokens)| tokens).sum()
+    }
+}
+
+/// Calls `limit` at random times, and now and then waits as it was told to.
+///
+/// `admits` says whether a call of so many tokens at a time is to be admitted after those that were, and `admitted`
+/// checks what must hold once it was.
+fn against_its_twin(
+    limit: &dyn Gate,
+    clock: &Clock,
+    steps: Vec<(u64, u32, bool)>,
+    tokens: u64,
+    mut admits: impl FnMut(&Admissions, u64, u64) -> bool,
+    mut admitted: impl FnMut(&Admissions, u64) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let (mut now, mut admissions) = (0, Admissions::default());
+    let mut advance = |by: u64| {
+        clock.advance(nanos(by));
+        now += by;
+        now
+    };
+    for (wait, cost, obeys) in steps {
+        let mut now = advance(wait);
+        let call = Call::new().cost(cost);
+        let mut expected = admits(&admissions, now, cost.into());
+        let mut decision = limit.try_acquire_for(call).map(|_| ());
+        prop_assert_eq!(decision.is_ok(), expected, "{} tokens at {} after {:?}", cost, now, admissions.0);
+        if let Err(rejected) = decision {
+            let ready = rejected.retry_after().map(|wait| wait.as_nanos() as u64);
+            prop_assert_eq!(ready.is_none(), u64::from(cost) > tokens);
+            if let Some(ready) = ready {
+                prop_assert!(!admits(&admissions, now + ready - 1, cost.into()), "not a moment earlier");
+                prop_assert!(admits(&admissions, now + ready, cost.into()), "who obeys is admitted");
+                if obeys {
+                    now = advance(ready);
+                    (decision, expected) = (limit.try_acquire_for(call).map(|_| ()), true);
+                    prop_assert_eq!(decision.is_ok(), expected);
+                }
+            }
+        }
+        if decision.is_ok() {
+            admissions.0.push((now, cost.into()));
+            admitted(&admissions, now)?;
+        }
+    }
+    Ok(())
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u64, u32, bool)>> {
+    let wait = prop_oneof![3 => 0u64..40, 1 => 0u64..400, 1 => Just(0)];
+    prop::collection::vec((wait, prop_oneof![3 => 0u32..3, 1 => 0u32..12], any::<bool>()), 1..150)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn a_sliding_log_admits_what_the_log_of_all_calls_admits(tokens in 1u64..12, period in 1u64..100, steps in steps()) {
+        let clock = Clock::manual();
+        let log = SlidingLog::per(tokens, nanos(period)).clock(clock.clone());
+        let young = |now: u64| move |at: u64| at + period > now;
+        against_its_twin(
+            &log, &clock, steps, tokens,
+            |admissions, now, cost| admissions.tokens(young(now)) + cost <= tokens,
+            |admissions, now| {
+                prop_assert_eq!(log.available(), tokens - admissions.tokens(young(now)));
+                Ok(())
+            },
+        )?;
+    }
+
+    #[test]
+    fn a_fixed_window_admits_what_fits_into_each_window(tokens in 1u64..12, period in 24u64..100, steps in steps()) {
+        let clock = Clock::manual();
+        let window = FixedWindow::per(tokens, nanos(period)).clock(clock.clone());
+        let same = |now: u64| move |at: u64| at / period == now / period;
+        against_its_twin(
+            &window, &clock, steps, tokens,
+            |admissions, now, cost| admissions.tokens(same(now)) + cost <= tokens,
+            |admissions, now| {
+                prop_assert_eq!(window.available(), tokens - admissions.tokens(same(now)));
+                Ok(())
+            },
+        )?;
+    }
+
+    #[test]
+    fn a_window_from_first_use_lasts_its_period_rounded_up(tokens in 1u64..12, period in 24u64..100, steps in steps()) {
+        let clock = Clock::manual();
+        let window = FixedWindow::per(tokens, nanos(period)).from_first_use().clock(clock.clone());
+        // At most two nanoseconds for each token.
+        let unit = (tokens + 1).next_power_of_two();
+        prop_assert!(unit <= 2 * tokens);
+        let taken = |admissions: &Admissions, now: u64| {
+            let mut window = (0, 0);
+            for &(at, tokens) in admissions.0.iter().filter(|(_, tokens)| *tokens > 0) {
+                window = if at < window.0 { (window.0, window.1 + tokens) } else {
+                    (at.next_multiple_of(unit) + period, tokens)
+                };
+            }
+            if now < window.0 { window.1 } else { 0 }
+        };
+        against_its_twin(
+            &window, &clock, steps, tokens,
+            |admissions, now, cost| taken(admissions, now) + cost <= tokens,
+            |admissions, now| {
+                prop_assert_eq!(window.available(), tokens - taken(admissions, now));
+                Ok(())
+            },
+        )?;
+    }
+
+    /// The formula in whole numbers, times the period; and how many tokens beyond its limit it may let pass.
+    #[test]
+    fn a_sliding_counter_admits_what_the_formula_admits(tokens in 1u64..12, period in 48u64..100, steps in steps()) {
+        let clock = Clock::manual();
+        let counter = SlidingCounter::per(tokens, nanos(period)).clock(clock.clone());
+        let in_window = |admissions: &Admissions, window: u64| admissions.tokens(|at| at / period == window);
+        let before = |admissions: &Admissions, now: u64| match now / period {
+            0 => 0,
+            window => in_window(admissions, window - 1),
+        };
+        let estimate = |admissions: &Admissions, now: u64| {
+            before(admissions, now) * (period - now % period) + in_window(admissions, now / period) * period
+        };
+        against_its_twin(
+            &counter, &clock, steps, tokens,
+            |admissions, now, cost| estimate(admissions, now) + cost * period <= tokens * period,
+            |admissions, now| {
+                prop_assert_eq!(counter.available(), (tokens * period - estimate(admissions, now)) / period);
+                let exact = admissions.tokens(|at| at + period > now);
+                prop_assert!(exact * period <= tokens * period + before(admissions, now) * (now % period));
+                prop_assert!(exact < 2 * tokens);
+                Ok(())
+            },
+        )?;
+    }
+
+    /// On a clock that walks forth and back there is no more than fits into the windows up to its latest time, and who
+    /// waits as told on it is admitted.
+    #[test]
+    fn no_limit_mints_when_its_clock_goes_back(
+        tokens in 1u64..6, period in 24u64..100, steps in prop::collection::vec(-150i64..200, 1..60),
+    ) {
+        let (clock, offset) = settable(Duration::from_secs(1_000));
+        let limits: [Box<dyn Gate>; 4] = [
+            Box::new(FixedWindow::per(tokens, nanos(period)).clock(clock.clone())),
+            Box::new(FixedWindow::per(tokens, nanos(period)).from_first_use().clock(clock.clone())),
+            Box::new(SlidingCounter::per(tokens, nanos(period)).clock(clock.clone())),
+            Box::new(SlidingLog::per(tokens, nanos(period)).clock(clock)),
+        ];
+        // The first two may have begun a window just before the first call, since theirs start elsewhere.
+        for (limit, more) in limits.iter().zip([1, 0, 1, 0]) {
+            let (mut now, mut latest, mut admitted) = (0, 0, 0);
+            for step in [0].iter().chain(&steps) {
+                now += step;
+                for obeys in [false, true] {
+                    offset.store(now, Ordering::Relaxed);
+                    latest = latest.max(now);
+                    let before = admitted;
+                    while limit.try_acquire().is_ok() {
+                        admitted += 1;
+                        prop_assert!(admitted <= tokens * (latest as u64 / period + 1 + more));
+                    }
+                    prop_assert!(admitted > before || !obeys);
+                    now += limit.try_acquire().unwrap_err().retry_after().unwrap().as_nanos() as i64;
+                }
+            }
+        }
+    }
+
+    /// Under an even load a counter is right to within one call, at any time.
+    #[test]
+    fn a_sliding_counter_is_right_if_calls_come_evenly(
+        period in 1_000u64..100_000, spacing in 10u64..2_000, first in 0u64..5_000, later in 0u64..300_000,
+    ) {
+        let clock = Clock::manual();
+        let tokens = period.div_ceil(spacing) + 1;
+        let counter = SlidingCounter::per(tokens, nanos(period)).clock(clock.clone());
+        let until = first + 2 * period + later;
+        let calls: Vec<u64> = (0..).map(|call| first % spacing + call * spacing).take_while(|at| *at <= until).collect();
+        let mut now = 0;
+        for at in &calls {
+            clock.advance(nanos(at - now));
+            now = *at;
+            prop_assert!(counter.try_acquire().is_ok());
+        }
+        clock.advance(nanos(until - now));
+        let exact = calls.iter().filter(|at| **at + period > until).count() as u64;
+        let estimate = tokens - counter.available();
+        prop_assert!(exact.abs_diff(estimate) <= 1, "{} instead of {}", estimate, exact);
     }
 }
 

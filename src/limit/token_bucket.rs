@@ -2,7 +2,7 @@
 //!
 //! For quotas ("500 a second, at most 50 at once") on what you call or on what calls you. When **not** to use it: to
 //! cap how many calls run at the same time (that is a [`Bulkhead`](crate::Bulkhead)); to keep a strict cap in *any*
-//! window: a bucket admits up to `burst` plus what flows in.
+//! window: a bucket admits up to `burst` plus what flows in (that is a [`SlidingLog`](crate::SlidingLog)).
 //!
 //! The state is one word: the instant, counted in fractions of a token, at which everything taken so far will have
 //! flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
@@ -33,6 +33,10 @@ use crate::sync::{Mutex, back_off, const_fn};
 /// Rates are exact: in a time `t` a bucket admits at most `burst + rate × t`, without drift, however long it runs and
 /// however often it is asked. Time is counted in units of a token's 2ⁿth part, at most two nanoseconds of flow each
 /// (more only where the burst is so large that they would not fit); a bucket may be one unit early.
+///
+/// # Which limiter to choose
+///
+#[doc = include_str!("which.md")]
 ///
 /// # Cost
 ///

@@ -10,7 +10,9 @@ use crate::event::Outcome;
 use crate::gate::{Gate, Permit};
 use crate::judge::{AnyError, Judge, Judged};
 use crate::keyed::At;
-use crate::limit::{AdaptiveRate, AllOf, PriorityBucket, TokenBucket};
+use crate::limit::{
+    AdaptiveRate, AllOf, FixedWindow, PriorityBucket, SlidingCounter, SlidingLog, TokenBucket,
+};
 use crate::park::block_on;
 
 /// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
@@ -89,6 +91,9 @@ gate_policy!([] TokenBucket, |gate| gate, &AnyError);
 gate_policy!([] AdaptiveRate, |gate| gate, &AnyError);
 gate_policy!([] AllOf, |gate| gate, &AnyError);
 gate_policy!([] PriorityBucket, |gate| gate, &AnyError);
+gate_policy!([] FixedWindow, |gate| gate, &AnyError);
+gate_policy!([] SlidingCounter, |gate| gate, &AnyError);
+gate_policy!([] SlidingLog, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
@@ -100,6 +105,9 @@ impl Once for TokenBucket {}
 impl Once for AdaptiveRate {}
 impl Once for AllOf {}
 impl Once for PriorityBucket {}
+impl Once for FixedWindow {}
+impl Once for SlidingCounter {}
+impl Once for SlidingLog {}
 impl Once for CircuitBreaker {}
 impl Once for Bulkhead {}
 impl Once for dyn Gate + '_ {}
