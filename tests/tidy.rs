@@ -92,7 +92,10 @@ fn only_one_file_names_locks_and_atomics_and_nobody_starts_a_thread() {
             let starts = ["thread::spawn", "tokio::spawn", "task::spawn"];
             assert!(!starts.iter().any(|start| code.contains(start)), "{place}");
             let reads = module == "clock" || module == "park";
-            assert!(reads || !code.contains("Instant::now()") && !code.contains("SystemTime::now()"), "{place}");
+            assert!(
+                reads || !code.contains("Instant::now()") && !code.contains("SystemTime::now()"),
+                "{place}"
+            );
         }
     }
 }
