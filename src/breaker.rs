@@ -13,8 +13,9 @@ use std::time::Duration;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected, absurd, saturating_nanos};
-use crate::event::{Event, Hook, Observer, Outcome, State};
+use crate::event::{Event, Hook, Outcome, State};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
+use crate::setters::setters;
 use crate::sync::Mutex;
 use crate::window::Window;
 
@@ -242,23 +243,7 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// Tells the time by `clock`. Default: the system clock.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Names the breaker in its rejections. Default: no name.
-    pub fn name(mut self, name: &'static str) -> Self {
-        self.hook.name = name;
-        self
-    }
-
-    /// Names the breaker and tells its events to `observer`. Default: nobody.
-    pub fn observe(mut self, name: &'static str, observer: impl Observer + 'static) -> Self {
-        self.hook.observe(name, observer);
-        self
-    }
+    setters!("breaker");
 
     /// Builds the breaker, closed.
     pub fn build(self) -> CircuitBreaker {

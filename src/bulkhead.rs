@@ -12,8 +12,9 @@ use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected, absurd};
-use crate::event::{Event, Hook, Observer, Outcome};
+use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket};
+use crate::setters::setters;
 use crate::sync::{Mutex, const_fn};
 use crate::wait::{Line, Wait, WaitList, Waited, serve_waiters};
 
@@ -78,26 +79,7 @@ impl Bulkhead {
         self
     }
 
-    /// Reads deadlines on `clock`. Default: the system clock.
-    #[must_use = "returns the changed bulkhead"]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Names the bulkhead in its rejections. Default: no name.
-    #[must_use = "returns the changed bulkhead"]
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.hook.name = name;
-        self
-    }
-
-    /// Names the bulkhead and tells its events to `observer`. Default: nobody.
-    #[must_use = "returns the changed bulkhead"]
-    pub fn observe(mut self, name: &'static str, observer: impl Observer + 'static) -> Self {
-        self.hook.observe(name, observer);
-        self
-    }
+    setters!("bulkhead");
 
     /// Returns how many calls may run at once.
     pub fn max(&self) -> usize {

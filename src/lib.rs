@@ -19,6 +19,7 @@ mod window;
 
 mod call;
 mod judge;
+mod setters;
 mod wait;
 
 mod gate;

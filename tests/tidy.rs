@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["sync"],
     &["hash", "park", "prefetch", "rng", "slab"],
     &["backoff", "clock", "window"],
-    &["call", "judge", "wait"],
+    &["call", "judge", "setters", "wait"],
     &["gate"],
     &["acquire"],
     &["breaker", "bulkhead", "limit"],

@@ -15,8 +15,9 @@ use super::period_nanos;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected, absurd};
-use crate::event::{Event, Hook, Observer, Outcome};
+use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
+use crate::setters::setters;
 use crate::sync::{AtomicU64, Ordering, const_fn};
 
 /// Admits so many calls in each window of time, and tells those it rejects when the next window starts.
@@ -121,28 +122,7 @@ impl FixedWindow {
         }
     }
 
-    /// Tells the time by `clock`. Default: the system clock.
-    #[must_use = "returns the changed limit"]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    const_fn! {
-        /// Names the limit in its rejections. Default: no name.
-        #[must_use = "returns the changed limit"]
-        pub fn name(mut self, name: &'static str) -> Self {
-            self.hook.name = name;
-            self
-        }
-    }
-
-    /// Names the limit and tells its events to `observer`. Default: nobody.
-    #[must_use = "returns the changed limit"]
-    pub fn observe(mut self, name: &'static str, observer: impl Observer + 'static) -> Self {
-        self.hook.observe(name, observer);
-        self
-    }
+    setters!("limit");
 
     /// Returns how many tokens a call could take now.
     pub fn available(&self) -> u64 {

@@ -15,8 +15,9 @@ use super::shares::{Limits, Refusal, Shares};
 use crate::call::Call;
 use crate::clock::{Clock, NEVER};
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Hook, Observer, Outcome};
+use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
+use crate::setters::setters;
 use crate::sync::{Mutex, const_fn};
 
 /// Admits so many calls per second, shared by classes of [priority](Call::priority): a lower class is shed first, and
@@ -135,26 +136,7 @@ impl PriorityBucket {
         }
     }
 
-    /// Tells the time by `clock`. Default: the system clock.
-    #[must_use = "returns the changed bucket"]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Names the bucket in its rejections. Default: no name.
-    #[must_use = "returns the changed bucket"]
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.hook.name = name;
-        self
-    }
-
-    /// Names the bucket and tells its events to `observer`. Default: nobody.
-    #[must_use = "returns the changed bucket"]
-    pub fn observe(mut self, name: &'static str, observer: impl Observer + 'static) -> Self {
-        self.hook.observe(name, observer);
-        self
-    }
+    setters!("bucket");
 
     /// Returns how many tokens a call of this priority could take now.
     ///

@@ -19,8 +19,9 @@ use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::{Clock, NEVER, nanos_of};
 use crate::error::{Reason, Rejected, saturating_nanos};
-use crate::event::{Event, Hook, Observer, Outcome};
+use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
+use crate::setters::setters;
 use crate::sync::{Mutex, back_off, const_fn};
 
 /// Admits so many calls per second, and as many at once as the bucket holds.
@@ -138,26 +139,7 @@ impl TokenBucket {
         self
     }
 
-    /// Tells the time by `clock`. Default: the system clock.
-    #[must_use = "returns the changed bucket"]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Names the bucket in its rejections. Default: no name.
-    #[must_use = "returns the changed bucket"]
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.hook.name = name;
-        self
-    }
-
-    /// Names the bucket and tells its events to `observer`. Default: nobody.
-    #[must_use = "returns the changed bucket"]
-    pub fn observe(mut self, name: &'static str, observer: impl Observer + 'static) -> Self {
-        self.hook.observe(name, observer);
-        self
-    }
+    setters!("bucket");
 
     /// Takes as many tokens as there are, at most `tokens`; returns how many. Never waits.
     pub fn take_up_to(&self, tokens: u32) -> u32 {

@@ -12,7 +12,8 @@ use super::{Once, Policy};
 use crate::call::Call;
 use crate::clock::{Clock, NEVER};
 use crate::error::{Error, Reason, Rejected, TimedOut, absurd, saturating_nanos};
-use crate::event::{Event, Hook, Observer};
+use crate::event::{Event, Hook};
+use crate::setters::setters;
 
 /// Gives a call so much time, and drops it when that is over.
 ///
@@ -59,26 +60,7 @@ impl Timeout {
         Self { limit, clock: Clock::system(), hook: Hook::unnamed() }
     }
 
-    /// Tells the time and sleeps by `clock`. Default: the system clock.
-    #[must_use = "returns the changed timeout"]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Names the timeout in its errors. Default: no name.
-    #[must_use = "returns the changed timeout"]
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.hook.name = name;
-        self
-    }
-
-    /// Names the timeout and tells its events to `observer`. Default: nobody.
-    #[must_use = "returns the changed timeout"]
-    pub fn observe(mut self, name: &'static str, observer: impl Observer + 'static) -> Self {
-        self.hook.observe(name, observer);
-        self
-    }
+    setters!("timeout");
 }
 
 impl<T: Send, E: Send> Policy<T, E> for Timeout {
