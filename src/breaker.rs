@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use crate::call::Call;
-use crate::clock::Clock;
+use crate::clock::{Clock, NEVER};
 use crate::error::{Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{Event, Hook, Outcome, State};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
@@ -87,15 +87,16 @@ impl CircuitBreaker {
 
 impl Gate for CircuitBreaker {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        if call.is_over(&self.clock) {
-            return self.hook.admission(Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded)));
-        }
         // Closed, the time does not matter: do not read it. Otherwise read it outside the lock.
         let closed = self.core.lock().admit_if_closed();
         let (admitted, change) = match closed {
             Some(word) => (Ok(word), None),
             None => {
                 let now = self.clock.nanos();
+                if now >= call.deadline && call.deadline != NEVER {
+                    // Too late for a probe.
+                    return self.hook.admission(Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded)));
+                }
                 self.core.lock().admit(now)
             }
         };

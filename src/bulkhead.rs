@@ -111,13 +111,8 @@ impl Bulkhead {
 
 impl Gate for Bulkhead {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        self.hook.admission(if call.is_over(&self.clock) {
-            Err(self.too_late())
-        } else if self.core.lock().serve_newcomer(&mut ()) {
-            Ok(self.permit(call))
-        } else {
-            Err(self.full())
-        })
+        let served = self.core.lock().serve_newcomer(&mut ());
+        self.hook.admission(if served { Ok(self.permit(call)) } else { Err(self.full()) })
     }
 
     fn release(&self, _ticket: Ticket, outcome: Outcome) {
@@ -135,9 +130,6 @@ impl Gate for Bulkhead {
 
 impl Acquire for Bulkhead {
     async fn acquire_within(&self, call: Call, limit: Duration) -> Result<Permit<'_>, Rejected> {
-        if call.is_over(&self.clock) {
-            return self.hook.admission(Err(self.too_late()));
-        }
         if self.core.lock().serve_newcomer(&mut ()) {
             return self.hook.admission(Ok(self.permit(call)));
         }

@@ -68,7 +68,9 @@ impl Call {
 
     /// Ends the call's time at `at`, unless it ends earlier already: a deadline is only ever tightened.
     ///
-    /// `at` is an instant of the clock that the stack's policies use.
+    /// `at` is an instant of the clock that the stack's policies use. A call whose time is over is refused by what looks
+    /// at the clock anyway: timeouts, rate limits, gates where it would have to wait, a breaker that is not closed. The
+    /// others do not read the clock for it.
     #[must_use = "returns the changed call"]
     pub fn deadline(self, at: Instant) -> Self {
         self.tightened(clock::nanos_of(at))
@@ -109,11 +111,6 @@ impl Call {
     /// Returns whether the call may be made more than once.
     pub const fn is_repeatable(&self) -> bool {
         self.repeatable
-    }
-
-    /// Returns whether the call's time is over; reads the clock only if it has an end.
-    pub(crate) fn is_over(&self, clock: &Clock) -> bool {
-        self.deadline != NEVER && clock.nanos() >= self.deadline
     }
 
     pub(crate) const fn tightened(mut self, deadline: u64) -> Self {
