@@ -33,7 +33,8 @@ use crate::window::Window;
 ///
 /// # Cost
 ///
-/// A short critical section to enter and one to leave, one reading of the clock to leave. No allocation.
+/// Closed, a short critical section to enter and one to leave, one reading of the clock to leave; open, one more of each
+/// to enter. No allocation.
 ///
 /// # Examples
 ///

@@ -35,7 +35,7 @@ use crate::wait::{Line, Wait, WaitList, Waited, serve_waiters};
 /// # Examples
 ///
 /// ```
-/// use floodwall::{Bulkhead, Gate, Policy, Reason};
+/// use floodwall::{Blocking, Bulkhead, Gate, Reason};
 ///
 /// static DISK: Bulkhead = Bulkhead::new(1);
 ///
@@ -44,7 +44,6 @@ use crate::wait::{Line, Wait, WaitList, Waited, serve_waiters};
 ///     Ok::<_, std::io::Error>(3)
 /// });
 /// assert_eq!(written.unwrap(), 3);
-/// # use floodwall::Blocking;
 /// ```
 #[derive(Debug)]
 pub struct Bulkhead {
