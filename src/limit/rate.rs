@@ -45,32 +45,38 @@ impl std::error::Error for BadSetting {}
 
 /// So many tokens per period, and room for so many.
 ///
-/// Time is counted in *units* of 2^-shift tokens since `origin`. The shift is the largest at which units come no faster
-/// than nanoseconds and the burst fits; so a count lasts for decades, and at low rates is as fine as the clock. (Above
-/// a token a nanosecond a unit is a whole token.) What has flowed is a function of the absolute time, rounded down once:
+/// Time is counted in *units* since `origin`. What has flowed is a function of the absolute time, rounded down once:
 /// errors cannot add up, and since a token is a whole number of units, rounding units down rounds tokens down as exact
-/// arithmetic would.
+/// arithmetic would. There are two ways to choose the unit:
+///
+/// - As for nearly all rates that people write, such that a whole number of units, at most 2^16, flows each nanosecond:
+///   with `p` tokens in `q` nanoseconds, in lowest terms, `p` units flow and a token has `q`. Nothing is ever rounded.
+/// - Otherwise a token has a power of two of them: the largest at which they come no faster than nanoseconds and the
+///   burst fits. (Above a token a nanosecond a unit is a whole token.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
     /// In nanoseconds on the clock's timeline.
     pub(super) origin: u64,
-    /// In nanoseconds.
-    pub(super) period: u64,
+    /// In nanoseconds; 1 if a whole number of units flows in each.
+    period: u64,
     /// Whole units per nanosecond.
-    pub(super) whole: u64,
+    whole: u64,
     /// Further units per period.
-    pub(super) part: u64,
+    part: u64,
     /// `part` per 2^64 nanoseconds, rounded down.
-    pub(super) reciprocal: u64,
+    reciprocal: u64,
     /// In units.
     pub(super) burst: u64,
-    pub(super) shift: u32,
+    /// Units of a token.
+    pub(super) token: u64,
 }
 
 impl Rate {
     const MAX_PERIOD: u64 = 1 << 63;
     const MAX_BURST: u64 = 1 << 58;
     const MAX_PER_NANO: u64 = 1_000;
+    /// How many units may flow per nanosecond if nothing is rounded: so few that a count lasts for hours.
+    const MAX_WHOLE: u64 = 1 << 16;
     /// Units after which the origin is moved: with room for a burst and a long line before the count's end at 2^61.
     const WORN: u64 = 1 << 60;
 
@@ -111,6 +117,11 @@ impl Rate {
     }
 
     const fn checked(tokens: u64, period: u64, burst: u64) -> Self {
+        let common = greatest_common_divisor(tokens, period);
+        let (whole, token) = (tokens / common, period / common);
+        if whole <= Self::MAX_WHOLE && token <= Self::MAX_BURST / burst {
+            return Self { origin: 0, period: 1, whole, part: 0, reciprocal: 0, burst: burst * token, token };
+        }
         // The largest shifts that keep `tokens << shift <= period` and `burst << shift <= MAX_BURST`.
         let flow_shift = match (period / tokens).checked_ilog2() {
             Some(shift) => shift,
@@ -127,38 +138,65 @@ impl Rate {
             part,
             reciprocal: (((part as u128) << 64) / period as u128) as u64,
             burst: burst << shift,
-            shift,
+            token: 1 << shift,
         }
     }
 
-    /// Returns what has flowed since the origin: `nanos * flow / period`, in whole units and the rest.
+    /// The same rate with room for `tokens`.
+    #[track_caller]
+    const fn with_burst(self, tokens: u64) -> Self {
+        // So many units flow in a period, and so many are a token.
+        let flow = self.whole * self.period + self.part;
+        let common = greatest_common_divisor(flow, self.token);
+        let period = Duration::from_nanos(self.period * (self.token / common));
+        Self::expect(flow / common, period, Some(tokens))
+    }
+
+    pub(super) const fn starting_at(self, origin: u64) -> Self {
+        Self { origin, ..self }
+    }
+
+    /// Returns what has flowed since the origin, in whole units and the rest.
     #[inline]
     pub(super) const fn flowed(&self, now: u64) -> Flowed {
         let nanos = now.saturating_sub(self.origin);
+        let whole = nanos.saturating_mul(self.whole);
+        if self.part == 0 {
+            return Flowed { units: whole, rest: 0 };
+        }
         // The rounded reciprocal gives the quotient or one less; the remainder tells which.
         let quotient = ((nanos as u128 * self.reciprocal as u128) >> 64) as u64;
         let rest = (nanos as u128 * self.part as u128 - quotient as u128 * self.period as u128) as u64;
         let more = rest >= self.period;
         Flowed {
-            units: nanos.saturating_mul(self.whole).saturating_add(quotient + more as u64),
+            units: whole.saturating_add(quotient + more as u64),
             rest: if more { rest - self.period } else { rest },
         }
     }
 
     /// Returns how many nanoseconds after `flowed` there are `units`; 0 if there are.
+    #[inline]
     pub(super) const fn wait(&self, flowed: Flowed, units: u64) -> u64 {
         let missing = units.saturating_sub(flowed.units);
-        if missing == 0 {
-            return 0;
+        // A unit per nanosecond is what most rates come to, and needs no division.
+        if missing == 0 || self.part == 0 && self.whole == 1 {
+            return missing;
+        }
+        self.time_for(missing, flowed.rest)
+    }
+
+    const fn time_for(&self, missing: u64, rest: u64) -> u64 {
+        if self.part == 0 {
+            return missing.div_ceil(self.whole);
         }
         // The smallest wait with `wait * flow >= missing * period - rest`; nearly always in one word.
         if self.whole == 0 {
             if let Some(product) = missing.checked_mul(self.period) {
-                return (product - flowed.rest).div_ceil(self.part);
+                return (product - rest).div_ceil(self.part);
             }
         }
         let flow = self.whole as u128 * self.period as u128 + self.part as u128;
-        let wait = (missing as u128 * self.period as u128 - flowed.rest as u128).div_ceil(flow);
+        let wait = (missing as u128 * self.period as u128 - rest as u128).div_ceil(flow);
         if wait > u64::MAX as u128 { u64::MAX } else { wait as u64 }
     }
 
@@ -169,11 +207,13 @@ impl Rate {
     }
 
     /// Returns `tokens` in units; saturates.
+    #[inline]
     pub(super) const fn units_of(&self, tokens: u64) -> u64 {
-        if tokens > u64::MAX >> self.shift { u64::MAX } else { tokens << self.shift }
+        tokens.saturating_mul(self.token)
     }
 
     /// Returns whether the count nears its end, so that the origin has to be moved.
+    #[inline]
     pub(super) const fn is_worn(&self, now: u64) -> bool {
         self.flowed(now).units > Self::WORN
     }
@@ -182,31 +222,47 @@ impl Rate {
     /// if they never are, or if the count has come to its end.
     #[inline]
     pub(super) fn take(&self, full_at: u64, flowed: Flowed, cost: u32) -> Option<(u64, u64)> {
-        if u64::from(cost) > self.burst >> self.shift {
+        let cost = self.units_of(cost.into());
+        if cost > self.burst {
             return None;
         }
-        let next = full_at.max(flowed.units).saturating_add(u64::from(cost) << self.shift);
+        let next = full_at.max(flowed.units).saturating_add(cost);
         let wait = self.wait(flowed, next.saturating_sub(self.burst));
         (next < Shared::END).then_some((next, wait))
     }
 
+    /// Returns what the word becomes when `cost` tokens are taken, if they are there when so many units have flowed.
+    #[inline]
+    pub(super) const fn take_at_once(&self, full_at: u64, flowed: u64, cost: u32) -> Option<u64> {
+        let latest = if full_at > flowed { full_at } else { flowed };
+        let next = latest.saturating_add(self.units_of(cost as u64));
+        // More than the bucket holds is never there: `next` is then more than a burst later than what has flowed.
+        if next.saturating_sub(self.burst) <= flowed && next < Shared::END { Some(next) } else { None }
+    }
+
     /// Returns how many units there are; negative if they are owed.
-    pub(super) fn level(&self, full_at: u64, now: u64) -> i128 {
-        i128::from(self.burst) - i128::from(full_at.saturating_sub(self.flowed(now).units))
+    pub(super) const fn level(&self, full_at: u64, now: u64) -> i128 {
+        self.burst as i128 - full_at.saturating_sub(self.flowed(now).units) as i128
     }
 
     /// Returns how many whole tokens there are.
     pub(super) fn available(&self, full_at: u64, now: u64) -> u64 {
-        (self.level(full_at, now).max(0) as u64) >> self.shift
+        self.level(full_at, now).max(0) as u64 / self.token
     }
 
     /// Turns units of another rate into units of this one, rounded down.
     pub(super) const fn convert(&self, units: i128, from: &Self) -> i128 {
-        match self.shift.checked_sub(from.shift) {
-            Some(left) => units << left,
-            None => units >> (from.shift - self.shift),
-        }
+        // Whole tokens apart from the rest, so that no product is too large.
+        let (tokens, rest) = (units.div_euclid(from.token as i128), units.rem_euclid(from.token as i128));
+        tokens * self.token as i128 + rest * self.token as i128 / from.token as i128
     }
+}
+
+const fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// What has flowed by some time.
@@ -249,7 +305,7 @@ impl Shared {
 
     const_fn! {
         pub(super) fn new(rate: Rate) -> Self {
-            let Rate { origin, period, whole, part, reciprocal, burst, shift } = rate;
+            let Rate { origin, period, whole, part, reciprocal, burst, token } = rate;
             Self {
                 version: AtomicU64::new(0),
                 word: AtomicU64::new(0),
@@ -260,7 +316,7 @@ impl Shared {
                     AtomicU64::new(part),
                     AtomicU64::new(reciprocal),
                     AtomicU64::new(burst),
-                    AtomicU64::new(shift as u64),
+                    AtomicU64::new(token),
                 ],
             }
         }
@@ -270,10 +326,17 @@ impl Shared {
         /// The same rate with room for `tokens`, before it is shared.
         #[track_caller]
         pub(super) fn with_burst(self, tokens: u64) -> Self {
-            let Self { fields: [_, period, whole, part, _, _, shift], .. } = self;
-            let period = into_inner(period);
-            let flow = into_inner(whole) * period + into_inner(part);
-            Self::new(Rate::expect(flow >> into_inner(shift), Duration::from_nanos(period), Some(tokens)))
+            let Self { fields: [origin, period, whole, part, reciprocal, burst, token], .. } = self;
+            let rate = Rate {
+                origin: into_inner(origin),
+                period: into_inner(period),
+                whole: into_inner(whole),
+                part: into_inner(part),
+                reciprocal: into_inner(reciprocal),
+                burst: into_inner(burst),
+                token: into_inner(token),
+            };
+            Self::new(rate.with_burst(tokens))
         }
     }
 
@@ -307,9 +370,9 @@ impl Shared {
     #[inline]
     pub(super) fn rate(&self) -> Rate {
         // Relaxed: `read` orders them.
-        let [origin, period, whole, part, reciprocal, burst, shift] =
+        let [origin, period, whole, part, reciprocal, burst, token] =
             self.fields.each_ref().map(|field| field.load(Ordering::Relaxed));
-        Rate { origin, period, whole, part, reciprocal, burst, shift: shift as u32 }
+        Rate { origin, period, whole, part, reciprocal, burst, token }
     }
 
     /// Swaps the word that was seen, unless it has changed.
@@ -335,9 +398,9 @@ impl Shared {
         fence(Ordering::Release);
         let Seen { rate, full_at, changes } =
             Self::seen(self.rate(), self.word.swap(CHANGING, Ordering::Relaxed));
-        let (Rate { origin, period, whole, part, reciprocal, burst, shift }, full_at) =
+        let (Rate { origin, period, whole, part, reciprocal, burst, token }, full_at) =
             change(&rate, full_at);
-        let values = [origin, period, whole, part, reciprocal, burst, u64::from(shift)];
+        let values = [origin, period, whole, part, reciprocal, burst, token];
         for (field, value) in self.fields.iter().zip(values) {
             field.store(value, Ordering::Relaxed);
         }
@@ -366,7 +429,10 @@ mod tests {
         ) {
             let tokens = tokens.min(period.saturating_mul(1_000));
             let rate = rate(tokens, period, burst);
-            let exact = u128::from(now) * u128::from(tokens << rate.shift) / u128::from(period);
+            // In two steps, since the product of all three may not fit.
+            let (tokens, period, token) = (u128::from(tokens), u128::from(period), u128::from(rate.token));
+            let flowed = u128::from(now) * tokens;
+            let exact = flowed / period * token + flowed % period * token / period;
             let flowed = rate.flowed(now);
             prop_assert_eq!(u128::from(flowed.units), exact.min(u128::from(u64::MAX)));
             let target = flowed.units.saturating_add(further);
@@ -393,7 +459,7 @@ mod tests {
         assert!(fast.is_worn(1 << 61) && !fast.is_worn(1 << 60));
 
         let longest = rate(1, 1 << 63, 1);
-        assert_eq!(longest.flowed(u64::MAX).units >> longest.shift, 1);
+        assert_eq!(longest.flowed(u64::MAX).units / longest.token, 1);
         assert!(rate(u64::MAX >> 1, 1 << 63, 1).flowed(u64::MAX).units > 0);
         let fastest = rate(1_000 * SECOND, SECOND, SECOND);
         assert_eq!((fastest.flowed(7).units, fastest.flowed(u64::MAX).units), (7_000, u64::MAX));
@@ -403,7 +469,7 @@ mod tests {
     fn two_thirds_of_a_token_per_nanosecond_are_exactly_that() {
         let rate = rate(2, 3, 1);
         for nanos in [0, 1, 2, 3, 4, SECOND, u64::MAX / 4] {
-            assert_eq!(rate.flowed(nanos).units >> rate.shift, nanos / 3 * 2 + nanos % 3 * 2 / 3);
+            assert_eq!(rate.flowed(nanos).units / rate.token, nanos / 3 * 2 + nanos % 3 * 2 / 3);
         }
     }
 }
