@@ -86,7 +86,7 @@ impl<'a> Reservation<'a> {
                 ready!(sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
             }
             if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
-                bucket.line.lock().leave(key);
+                bucket.line().lock().leave(key);
             }
             Poll::Ready(Ok(bucket.permit(self.call)))
         })
@@ -96,7 +96,7 @@ impl<'a> Reservation<'a> {
     /// Takes the tokens as a permit, whether or not their time has come: for those who see to that themselves.
     pub fn into_permit(mut self) -> Permit<'a> {
         if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
-            self.bucket.line.lock().leave(key);
+            self.bucket.line().lock().leave(key);
         }
         self.bucket.permit(self.call)
     }
@@ -105,7 +105,7 @@ impl<'a> Reservation<'a> {
     fn ready_at(&self, now: u64, waker: Option<&Waker>) -> u64 {
         let Place::InLine(key) = self.place else { return 0 };
         let waker = waker.cloned();
-        let mut line = self.bucket.line.lock();
+        let mut line = self.bucket.line().lock();
         let waiter = line.get_mut(key);
         let rate = self.bucket.shared.rate();
         let ready_at = rate.time_of(waiter.next.saturating_sub(rate.burst), now);
@@ -123,7 +123,7 @@ impl Drop for Reservation<'_> {
             return;
         }
         let now = bucket.clock.nanos();
-        let mut line = bucket.line.lock();
+        let mut line = bucket.line().lock();
         let rate = bucket.shared.rate();
         let (next, cost) = match *place {
             // A rate that has changed counts differently: rather nothing back than too much.

@@ -22,7 +22,7 @@ use crate::error::{Reason, Rejected, saturating_nanos};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
 use crate::setters::setters;
-use crate::sync::{Mutex, back_off, const_fn};
+use crate::sync::{Mutex, OnceLock, back_off, const_fn};
 
 /// Admits so many calls per second, and as many at once as the bucket holds.
 ///
@@ -62,13 +62,14 @@ use crate::sync::{Mutex, back_off, const_fn};
 /// assert!(bucket.try_acquire().is_ok());
 /// ```
 #[derive(Debug)]
+#[repr(C)] // What every call needs comes first, on few cache lines.
 pub struct TokenBucket {
     /// The rate, and when everything taken will have flowed back, in its units; zero: the bucket is full.
     pub(super) shared: Shared,
-    /// Those who have taken tokens in advance. Its lock is also the one that changes the rate.
-    pub(super) line: Mutex<Line>,
     pub(super) clock: Clock,
     pub(super) hook: Hook,
+    /// Made when it is first needed, since there may be a bucket for each of many keys: see `line`.
+    waiters: OnceLock<Box<Mutex<Line>>>,
 }
 
 impl TokenBucket {
@@ -98,9 +99,9 @@ impl TokenBucket {
         pub fn per(tokens: u64, period: Duration) -> Self {
             Self {
                 shared: Shared::new(Rate::expect(tokens, period, None)),
-                line: Mutex::new(Line::bounded(Self::MAX_WAITING)),
                 clock: Clock::system(),
                 hook: Hook::unnamed(),
+                waiters: OnceLock::new(),
             }
         }
     }
@@ -135,7 +136,7 @@ impl TokenBucket {
     /// Lets at most `waiting` calls wait for their turn; more are rejected. Default: 1,024.
     #[must_use = "returns the changed bucket"]
     pub fn max_waiting(self, waiting: usize) -> Self {
-        self.line.lock().set_limit(waiting);
+        self.line().lock().set_limit(waiting);
         self
     }
 
@@ -189,7 +190,7 @@ impl TokenBucket {
         now: u64,
     ) -> Result<Reservation<'_>, Rejected> {
         let limit = saturating_nanos(limit);
-        let mut line = self.line.lock();
+        let mut line = self.line().lock();
         if line.is_full() {
             // Not waited for, they may still be there.
             let taken = self.take(call, 0, Some(now)).map_err(|refusal| self.rejected(refusal))?;
@@ -257,12 +258,12 @@ impl TokenBucket {
 
     /// Returns how many calls wait now.
     pub fn waiting(&self) -> usize {
-        self.line.lock().len()
+        self.waiters.get().map_or(0, |line| line.lock().len())
     }
 
     /// Gives back tokens that were taken and not used; those who wait move up. The bucket holds no more than its burst.
     pub fn refund(&self, tokens: u32) {
-        let mut line = self.line.lock();
+        let mut line = self.line().lock();
         let units = self.shared.rate().units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.saturating_sub(units));
         let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(units));
@@ -272,7 +273,7 @@ impl TokenBucket {
     /// Takes tokens that were used without asking, also if they are not there: others wait until the debt is paid.
     pub fn charge(&self, tokens: u32) {
         let now = self.clock.nanos();
-        let mut line = self.line.lock();
+        let mut line = self.line().lock();
         let rate = self.shared.rate();
         let units = rate.units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.max(rate.flowed(now).units).saturating_add(units));
@@ -282,7 +283,7 @@ impl TokenBucket {
 
     /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate.
     pub fn pause_until(&self, at: Instant) {
-        let mut line = self.line.lock();
+        let mut line = self.line().lock();
         let rate = self.shared.rate();
         let start = rate.flowed(nanos_of(at)).units.saturating_add(rate.burst);
         match line.first() {
@@ -329,7 +330,7 @@ impl TokenBucket {
 
     /// Changes the rate, or with `None` only its origin; returns who must look again.
     pub(super) fn change_rate(&self, rate: Option<Rate>, carry: Carry, now: u64) -> Vec<Waker> {
-        let mut line = self.line.lock();
+        let mut line = self.line().lock();
         let mut woken = Vec::new();
         self.shared.change(|old, full_at| {
             // A time that was read before another change would let what has flowed since then flow once more.
@@ -364,6 +365,11 @@ impl TokenBucket {
         });
         drop(line);
         woken
+    }
+
+    /// Those who have taken tokens in advance. Its lock is also the one that changes the rate.
+    pub(super) fn line(&self) -> &Mutex<Line> {
+        self.waiters.get_or_init(|| Box::new(Mutex::new(Line::bounded(Self::MAX_WAITING))))
     }
 
     /// Takes the call's tokens if they are there now: what [`take`](Self::take) does for no limit, in fewer steps.
