@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod all_of;
+mod change;
 mod cubic;
 mod feedback;
 mod fixed_window;
@@ -13,6 +14,7 @@ mod priority;
 mod quota;
 mod rate;
 mod reservation;
+mod shared;
 mod shares;
 mod sliding_counter;
 mod sliding_log;
@@ -20,6 +22,7 @@ mod token_bucket;
 
 pub use adaptive::AdaptiveRate;
 pub use all_of::AllOf;
+pub use change::Carry;
 pub use fixed_window::FixedWindow;
 pub use priority::PriorityBucket;
 pub use quota::Quota;
@@ -27,7 +30,7 @@ pub use rate::BadSetting;
 pub use reservation::Reservation;
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
-pub use token_bucket::{Carry, TokenBucket};
+pub use token_bucket::TokenBucket;
 
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::clock::NEVER;
 use crate::error::{absurd, saturating_nanos};
-use crate::sync::{AtomicU64, Ordering, back_off, const_fn, fence, into_inner};
 
 /// A setting that makes no sense, found at run time: which, its value, and what it must be.
 ///
@@ -58,17 +58,19 @@ pub(super) struct Rate {
     /// In nanoseconds on the clock's timeline.
     pub(super) origin: u64,
     /// In nanoseconds; 1 if a whole number of units flows in each.
-    period: u64,
+    pub(super) period: u64,
     /// Whole units per nanosecond.
-    whole: u64,
+    pub(super) whole: u64,
     /// Further units per period.
-    part: u64,
+    pub(super) part: u64,
     /// `part` per 2^64 nanoseconds, rounded down.
-    reciprocal: u64,
+    pub(super) reciprocal: u64,
     /// In units.
     pub(super) burst: u64,
     /// Units of a token.
     pub(super) token: u64,
+    /// In so many nanoseconds after the origin the flow rises from a third to the whole; 0 if it is always whole.
+    pub(super) warm_up: u64,
 }
 
 impl Rate {
@@ -77,8 +79,11 @@ impl Rate {
     const MAX_PER_NANO: u64 = 1_000;
     /// How many units may flow per nanosecond if nothing is rounded: so few that a count lasts for hours.
     const MAX_WHOLE: u64 = 1 << 16;
-    /// Units after which the origin is moved: with room for a burst and a long line before the count's end at 2^61.
+    /// Units after which the origin is moved: with room for a burst and a long line before the `END`.
     const WORN: u64 = 1 << 60;
+    /// Where the count of units ends: three bits of its word are for other things.
+    pub(super) const END: u64 = 1 << 61;
+    const MAX_WARM_UP: u64 = 1 << 55;
 
     /// Checks settings that are written in a program.
     #[track_caller]
@@ -120,7 +125,8 @@ impl Rate {
         let common = greatest_common_divisor(tokens, period);
         let (whole, token) = (tokens / common, period / common);
         if whole <= Self::MAX_WHOLE && token <= Self::MAX_BURST / burst {
-            return Self { origin: 0, period: 1, whole, part: 0, reciprocal: 0, burst: burst * token, token };
+            let burst = burst * token;
+            return Self { origin: 0, period: 1, whole, part: 0, reciprocal: 0, burst, token, warm_up: 0 };
         }
         // The largest shifts that keep `tokens << shift <= period` and `burst << shift <= MAX_BURST`.
         let flow_shift = match (period / tokens).checked_ilog2() {
@@ -139,30 +145,95 @@ impl Rate {
             reciprocal: (((part as u128) << 64) / period as u128) as u64,
             burst: burst << shift,
             token: 1 << shift,
+            warm_up: 0,
         }
     }
 
     /// The same rate with room for `tokens`.
     #[track_caller]
-    const fn with_burst(self, tokens: u64) -> Self {
+    pub(super) const fn with_burst(self, tokens: u64) -> Self {
         // So many units flow in a period, and so many are a token.
         let flow = self.whole * self.period + self.part;
         let common = greatest_common_divisor(flow, self.token);
         let period = Duration::from_nanos(self.period * (self.token / common));
-        Self::expect(flow / common, period, Some(tokens))
+        Self {
+            origin: self.origin,
+            warm_up: self.warm_up,
+            ..Self::expect(flow / common, period, Some(tokens))
+        }
     }
 
-    pub(super) const fn starting_at(self, origin: u64) -> Self {
-        Self { origin, ..self }
+    /// The same rate, cold until its first use.
+    #[track_caller]
+    pub(super) const fn with_warm_up(self, time: Duration) -> Self {
+        let warm_up = saturating_nanos(time);
+        if warm_up > Self::MAX_WARM_UP {
+            absurd("warm_up", warm_up, "ns must be at most 2^55 ns (417 days)");
+        }
+        Self { origin: if warm_up > 0 { NEVER } else { 0 }, warm_up, ..self }
+    }
+
+    /// The same rate with its origin now, or as long ago as its predecessor has warmed up.
+    pub(super) const fn following(self, old: &Self, now: u64) -> Self {
+        let warmth = now.saturating_sub(old.origin);
+        let warmth = if warmth < old.warm_up { warmth } else { old.warm_up };
+        Self { origin: now - warmth, warm_up: old.warm_up, ..self }
+    }
+
+    /// Returns the rate and the word of a bucket that was full for as long as it takes to warm up, and so is cold; `None`
+    /// if it is not.
+    #[inline]
+    pub(super) const fn cold(&self, full_at: u64, now: u64) -> Option<(Self, u64)> {
+        if self.warm_up == 0 { None } else { self.cooled(full_at, now) }
+    }
+
+    const fn cooled(&self, full_at: u64, now: u64) -> Option<(Self, u64)> {
+        let was_full = now.saturating_sub(self.origin) >= self.warm_up
+            && full_at <= self.flowed(now - self.warm_up).units;
+        if self.origin != NEVER && !was_full {
+            return None;
+        }
+        // A third of the burst too, at least a token: all of it at once is what warming up is there against.
+        let third = self.burst / self.token / 3;
+        let level = self.token * if third > 0 { third } else { 1 };
+        Some((Self { origin: now, ..*self }, self.burst - level))
+    }
+
+    /// Returns how much time at the whole rate the time since the origin is worth.
+    ///
+    /// The flow at a time `t` of a warm-up of `w` is `1/3 + 2/3 t/w` of the whole; this is its integral.
+    #[inline]
+    const fn warmed(&self, nanos: u64) -> u64 {
+        if nanos >= self.warm_up {
+            return nanos - self.warm_up.div_ceil(3);
+        }
+        let (time, warm_up) = (nanos as u128, self.warm_up as u128);
+        (time * (warm_up + time) / (3 * warm_up)) as u64
+    }
+
+    /// Returns the first time since the origin that is worth so much.
+    const fn unwarmed(&self, worth: u64) -> u64 {
+        if worth >= self.warmed(self.warm_up) {
+            return worth.saturating_add(self.warm_up.div_ceil(3));
+        }
+        // The root of `t² + w t - 3 w worth`, rounded down.
+        let warm_up = self.warm_up as u128;
+        let root = (warm_up * warm_up + 12 * warm_up * worth as u128).isqrt();
+        let mut nanos = ((root - warm_up) / 2) as u64;
+        while self.warmed(nanos) < worth {
+            nanos += 1;
+        }
+        nanos
     }
 
     /// Returns what has flowed since the origin, in whole units and the rest.
     #[inline]
     pub(super) const fn flowed(&self, now: u64) -> Flowed {
-        let nanos = now.saturating_sub(self.origin);
+        let since = now.saturating_sub(self.origin);
+        let nanos = if self.warm_up == 0 { since } else { self.warmed(since) };
         let whole = nanos.saturating_mul(self.whole);
         if self.part == 0 {
-            return Flowed { units: whole, rest: 0 };
+            return Flowed { units: whole, rest: 0, since };
         }
         // The rounded reciprocal gives the quotient or one less; the remainder tells which.
         let quotient = ((nanos as u128 * self.reciprocal as u128) >> 64) as u64;
@@ -171,6 +242,7 @@ impl Rate {
         Flowed {
             units: whole.saturating_add(quotient + more as u64),
             rest: if more { rest - self.period } else { rest },
+            since,
         }
     }
 
@@ -178,11 +250,16 @@ impl Rate {
     #[inline]
     pub(super) const fn wait(&self, flowed: Flowed, units: u64) -> u64 {
         let missing = units.saturating_sub(flowed.units);
-        // A unit per nanosecond is what most rates come to, and needs no division.
-        if missing == 0 || self.part == 0 && self.whole == 1 {
-            return missing;
+        if missing == 0 {
+            return 0;
         }
-        self.time_for(missing, flowed.rest)
+        // A unit per nanosecond is what most rates come to, and needs no division.
+        let one_each = self.part == 0 && self.whole == 1;
+        let wait = if one_each { missing } else { self.time_for(missing, flowed.rest) };
+        if self.warm_up == 0 {
+            return wait;
+        }
+        self.unwarmed(self.warmed(flowed.since).saturating_add(wait)) - flowed.since
     }
 
     const fn time_for(&self, missing: u64, rest: u64) -> u64 {
@@ -228,7 +305,7 @@ impl Rate {
         }
         let next = full_at.max(flowed.units).saturating_add(cost);
         let wait = self.wait(flowed, next.saturating_sub(self.burst));
-        (next < Shared::END).then_some((next, wait))
+        (next < Self::END).then_some((next, wait))
     }
 
     /// Returns what the word becomes when `cost` tokens are taken, if they are there when so many units have flowed.
@@ -237,7 +314,7 @@ impl Rate {
         let latest = if full_at > flowed { full_at } else { flowed };
         let next = latest.saturating_add(self.units_of(cost as u64));
         // More than the bucket holds is never there: `next` is then more than a burst later than what has flowed.
-        if next.saturating_sub(self.burst) <= flowed && next < Shared::END { Some(next) } else { None }
+        if next.saturating_sub(self.burst) <= flowed && next < Self::END { Some(next) } else { None }
     }
 
     /// Returns how many units there are; negative if they are owed.
@@ -271,143 +348,8 @@ pub(super) struct Flowed {
     pub(super) units: u64,
     /// The rest of the division by the period.
     rest: u64,
-}
-
-/// A rate and the word that counts in its units, which change together.
-///
-/// A sequence lock (H.-J. Boehm, "Can seqlocks get along with programming language memory models?", 2012): readers
-/// load everything and look whether the version has changed meanwhile. `CHANGING` stands in for the word during a
-/// change, and the word's low bits count the changes, so that a reader of the old rate can swap the word neither during
-/// the change nor after it.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// Odd during a change.
-    version: AtomicU64,
-    word: AtomicU64,
-    fields: [AtomicU64; 7],
-}
-
-const CHANGING: u64 = u64::MAX;
-
-/// A rate and its word, read together.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    pub(super) rate: Rate,
-    /// When everything taken will have flowed back, in the rate's units.
-    pub(super) full_at: u64,
-    changes: u64,
-}
-
-impl Shared {
-    const CHANGES_BITS: u32 = 3;
-    /// Where the count of units ends.
-    pub(super) const END: u64 = 1 << (64 - Self::CHANGES_BITS);
-
-    const_fn! {
-        pub(super) fn new(rate: Rate) -> Self {
-            let Rate { origin, period, whole, part, reciprocal, burst, token } = rate;
-            Self {
-                version: AtomicU64::new(0),
-                word: AtomicU64::new(0),
-                fields: [
-                    AtomicU64::new(origin),
-                    AtomicU64::new(period),
-                    AtomicU64::new(whole),
-                    AtomicU64::new(part),
-                    AtomicU64::new(reciprocal),
-                    AtomicU64::new(burst),
-                    AtomicU64::new(token),
-                ],
-            }
-        }
-    }
-
-    const_fn! {
-        /// The same rate with room for `tokens`, before it is shared.
-        #[track_caller]
-        pub(super) fn with_burst(self, tokens: u64) -> Self {
-            let Self { fields: [origin, period, whole, part, reciprocal, burst, token], .. } = self;
-            let rate = Rate {
-                origin: into_inner(origin),
-                period: into_inner(period),
-                whole: into_inner(whole),
-                part: into_inner(part),
-                reciprocal: into_inner(reciprocal),
-                burst: into_inner(burst),
-                token: into_inner(token),
-            };
-            Self::new(rate.with_burst(tokens))
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn read(&self) -> Seen {
-        loop {
-            // Acquire, partner of the Release that ends a change: sees all of it.
-            let version = self.version.load(Ordering::Acquire);
-            let rate = self.rate();
-            let word = self.word.load(Ordering::Relaxed);
-            // Partner of the fence that begins a change: what was loaded of it shows in the version.
-            fence(Ordering::Acquire);
-            if version % 2 == 0 && self.version.load(Ordering::Relaxed) == version && word != CHANGING {
-                return Self::seen(rate, word);
-            }
-            back_off();
-        }
-    }
-
-    const fn seen(rate: Rate, word: u64) -> Seen {
-        Seen { rate, full_at: word >> Self::CHANGES_BITS, changes: word % (1 << Self::CHANGES_BITS) }
-    }
-
-    const fn word(full_at: u64, changes: u64) -> u64 {
-        // One below the end, so that no word is `CHANGING`.
-        let full_at = if full_at < Self::END { full_at } else { Self::END - 2 };
-        full_at << Self::CHANGES_BITS | changes
-    }
-
-    /// Returns the rate, which must not be changing: for those who hold the lock that changes it.
-    #[inline]
-    pub(super) fn rate(&self) -> Rate {
-        // Relaxed: `read` orders them.
-        let [origin, period, whole, part, reciprocal, burst, token] =
-            self.fields.each_ref().map(|field| field.load(Ordering::Relaxed));
-        Rate { origin, period, whole, part, reciprocal, burst, token }
-    }
-
-    /// Swaps the word that was seen, unless it has changed.
-    #[inline]
-    pub(super) fn swap(&self, seen: &Seen, full_at: u64) -> bool {
-        let (word, next) = (Self::word(seen.full_at, seen.changes), Self::word(full_at, seen.changes));
-        // Relaxed: the word is all there is, and guards no other data.
-        self.word.compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    /// Changes the word of a rate that is not changing: for those who hold the lock that changes it.
-    pub(super) fn adjust(&self, change: impl Fn(u64) -> u64) {
-        let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let Seen { full_at, changes, .. } = Self::seen(self.rate(), word);
-            Some(Self::word(change(full_at), changes))
-        });
-    }
-
-    /// Changes rate and word together: for those who hold the lock that changes it.
-    pub(super) fn change(&self, change: impl FnOnce(&Rate, u64) -> (Rate, u64)) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        let Seen { rate, full_at, changes } =
-            Self::seen(self.rate(), self.word.swap(CHANGING, Ordering::Relaxed));
-        let (Rate { origin, period, whole, part, reciprocal, burst, token }, full_at) =
-            change(&rate, full_at);
-        let values = [origin, period, whole, part, reciprocal, burst, token];
-        for (field, value) in self.fields.iter().zip(values) {
-            field.store(value, Ordering::Relaxed);
-        }
-        let changes = (changes + 1) % (1 << Self::CHANGES_BITS);
-        self.word.store(Self::word(full_at, changes), Ordering::Relaxed);
-        self.version.store(version + 2, Ordering::Release);
-    }
+    /// Nanoseconds since the origin.
+    since: u64,
 }
 
 #[cfg(test)]
