@@ -8,6 +8,7 @@ mod event;
 
 mod hash;
 mod park;
+mod places;
 mod prefetch;
 mod rng;
 mod slab;
@@ -66,8 +67,8 @@ pub use judge::{AnyError, Judge, Judged, When};
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
 pub use limit::{
-    AdaptiveRate, AllOf, BadSetting, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
-    SlidingLog, TokenBucket,
+    AdaptiveRate, AllOf, BadSetting, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation,
+    SlidingCounter, SlidingLog, TokenBucket, TokenBuckets,
 };
 
 // A primitive for each key.

@@ -18,6 +18,18 @@ pub enum Carry {
     Full,
 }
 
+impl Carry {
+    /// Returns the level in units of the new rate, given the one in units of the old.
+    pub(super) fn level(self, rate: &Rate, old: &Rate, level: i128) -> i128 {
+        match self {
+            Carry::AsIs => rate.convert(level, old).min(rate.burst.into()),
+            Carry::Scaled if level > 0 => level * i128::from(rate.burst) / i128::from(old.burst),
+            Carry::Scaled => rate.convert(level, old),
+            Carry::Full => rate.burst.into(),
+        }
+    }
+}
+
 impl TokenBucket {
     /// Changes the rate to `tokens` per `period` in bursts of `burst`, and carries over what was taken as `carry` says.
     ///
@@ -60,13 +72,7 @@ impl TokenBucket {
             let now = now.max(old.origin);
             let rate = rate.unwrap_or(*old).following(old, now);
             let flowed = i128::from(rate.flowed(now).units);
-            let level = old.level(full_at, now);
-            let level = match carry {
-                Carry::AsIs => rate.convert(level, old).min(rate.burst.into()),
-                Carry::Scaled if level > 0 => level * i128::from(rate.burst) / i128::from(old.burst),
-                Carry::Scaled => rate.convert(level, old),
-                Carry::Full => rate.burst.into(),
-            };
+            let level = carry.level(&rate, old, old.level(full_at, now));
             let mut full_at = (flowed + i128::from(rate.burst) - level).clamp(0, i128::from(u64::MAX)) as u64;
             woken = line.change_all(|waiter| {
                 waiter.cost = rate.units_of(waiter.cost / old.token);

@@ -19,6 +19,7 @@ mod shares;
 mod sliding_counter;
 mod sliding_log;
 mod token_bucket;
+mod token_buckets;
 
 pub use adaptive::AdaptiveRate;
 pub use all_of::AllOf;
@@ -31,6 +32,7 @@ pub use reservation::Reservation;
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
 pub use token_bucket::TokenBucket;
+pub use token_buckets::{BucketAt, TokenBuckets};
 
 use std::time::Duration;
 

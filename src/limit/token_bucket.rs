@@ -232,18 +232,7 @@ impl TokenBucket {
     pub fn quota(&self) -> Quota {
         let now = self.clock.nanos();
         let Seen { rate, full_at, .. } = self.look(now);
-        let (limit, remaining) = (rate.burst / rate.token, rate.available(full_at, now));
-        // Nothing is missing, or one token less than is missing now.
-        let more_at = full_at.saturating_sub(rate.units_of((limit - remaining).saturating_sub(1)));
-        let more_after = if remaining == limit { 0 } else { rate.wait(rate.flowed(now), more_at) };
-        let window = rate.wait(rate.flowed(rate.origin), rate.burst);
-        Quota {
-            name: self.hook.name,
-            limit,
-            window: Duration::from_nanos(window),
-            remaining,
-            more_after: Duration::from_nanos(more_after),
-        }
+        Quota::of(self.hook.name, &rate, full_at, now)
     }
 
     /// Returns how many calls wait now.

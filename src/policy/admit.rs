@@ -1,5 +1,8 @@
 //! Gates as policies: admit, run, report.
 
+use std::borrow::Borrow;
+use std::hash::Hash;
+
 use super::{Blocking, Once, Policy};
 use crate::acquire::{Acquire, WaitUpTo};
 use crate::breaker::CircuitBreaker;
@@ -11,7 +14,7 @@ use crate::gate::{Gate, Permit};
 use crate::judge::{AnyError, Judge, Judged};
 use crate::keyed::At;
 use crate::limit::{
-    AdaptiveRate, AllOf, FixedWindow, PriorityBucket, SlidingCounter, SlidingLog, TokenBucket,
+    AdaptiveRate, AllOf, BucketAt, FixedWindow, PriorityBucket, SlidingCounter, SlidingLog, TokenBucket,
 };
 use crate::park::block_on;
 
@@ -98,6 +101,8 @@ gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
 gate_policy!([G: Gate] At<G>, |gate| gate, &AnyError);
+gate_policy!([K: Borrow<Q> + Eq + Hash + Send, Q: Eq + Hash + ToOwned<Owned = K> + Sync + ?Sized]
+    BucketAt<'_, K, Q>, |gate| gate, &AnyError);
 gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
 gate_policy!([G: Gate, J: Judge<T, E>] Judged<G, J>, |judged| judged.gate, &judged.judge);
 
@@ -112,6 +117,7 @@ impl Once for CircuitBreaker {}
 impl Once for Bulkhead {}
 impl Once for dyn Gate + '_ {}
 impl<G> Once for At<G> {}
+impl<K, Q: ?Sized> Once for BucketAt<'_, K, Q> {}
 impl<G> Once for Gated<G> {}
 impl<G, J> Once for Judged<G, J> {}
 impl<G, J> Once for WaitUpTo<G, J> {}
