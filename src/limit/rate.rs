@@ -230,6 +230,15 @@ impl Rate {
     #[inline]
     pub(super) const fn flowed(&self, now: u64) -> Flowed {
         let since = now.saturating_sub(self.origin);
+        if self.part | self.warm_up > 0 {
+            return self.flowed_in(since);
+        }
+        // Most rates come to a unit per nanosecond, and a branch that is foreseen waits for no product.
+        let units = if self.whole == 1 { since } else { since.saturating_mul(self.whole) };
+        Flowed { units, rest: 0, since }
+    }
+
+    const fn flowed_in(&self, since: u64) -> Flowed {
         let nanos = if self.warm_up == 0 { since } else { self.warmed(since) };
         let whole = nanos.saturating_mul(self.whole);
         if self.part == 0 {
@@ -308,9 +317,13 @@ impl Rate {
         (next < Self::END).then_some((next, wait))
     }
 
-    /// Returns what the word becomes when `cost` tokens are taken, if they are there when so many units have flowed.
+    /// Returns what the word becomes when `cost` tokens are taken, if they are there and the rate always the same.
     #[inline]
-    pub(super) const fn take_at_once(&self, full_at: u64, flowed: u64, cost: u32) -> Option<u64> {
+    pub(super) const fn take_at_once(&self, full_at: u64, now: u64, cost: u32) -> Option<u64> {
+        if self.warm_up > 0 {
+            return None;
+        }
+        let flowed = self.flowed(now).units;
         let latest = if full_at > flowed { full_at } else { flowed };
         let next = latest.saturating_add(self.units_of(cost as u64));
         // More than the bucket holds is never there: `next` is then more than a burst later than what has flowed.

@@ -27,7 +27,7 @@ pub(super) struct Seen {
     pub(super) rate: Rate,
     /// When everything taken will have flowed back, in the rate's units.
     pub(super) full_at: u64,
-    pub(super) changes: u64,
+    pub(super) word: u64,
     pub(super) version: u64,
 }
 
@@ -95,7 +95,8 @@ impl Shared {
             let word = self.word.load(Ordering::Relaxed);
             // Partner of the fence that begins a change: what was loaded of it shows in the version.
             fence(Ordering::Acquire);
-            if version % 2 == 0 && self.version.load(Ordering::Relaxed) == version && word != CHANGING {
+            // An odd version, less its last bit, is none that can come later.
+            if self.version.load(Ordering::Relaxed) == version & !1 {
                 return Self::seen(rate, word, version);
             }
             back_off();
@@ -103,8 +104,7 @@ impl Shared {
     }
 
     const fn seen(rate: Rate, word: u64, version: u64) -> Seen {
-        let (full_at, changes) = (word >> Self::CHANGES_BITS, word % (1 << Self::CHANGES_BITS));
-        Seen { rate, full_at, changes, version }
+        Seen { rate, full_at: word >> Self::CHANGES_BITS, word, version }
     }
 
     const fn word(full_at: u64, changes: u64) -> u64 {
@@ -130,7 +130,7 @@ impl Shared {
     /// Swaps the word that was seen, unless it has changed.
     #[inline]
     pub(super) fn swap(&self, seen: &Seen, full_at: u64) -> bool {
-        let (word, next) = (Self::word(seen.full_at, seen.changes), Self::word(full_at, seen.changes));
+        let (word, next) = (seen.word, Self::word(full_at, seen.changes()));
         // Relaxed: the word is all there is, and guards no other data.
         self.word.compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -138,8 +138,8 @@ impl Shared {
     /// Changes the word of a rate that is not changing: for those who hold the lock that changes it.
     pub(super) fn adjust(&self, change: impl Fn(u64) -> u64) {
         let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let Seen { full_at, changes, .. } = Self::seen(self.rate(), word, 0);
-            Some(Self::word(change(full_at), changes))
+            let seen = Self::seen(self.rate(), word, 0);
+            Some(Self::word(change(seen.full_at), seen.changes()))
         });
     }
 
@@ -148,16 +148,21 @@ impl Shared {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        let Seen { rate, full_at, changes, .. } =
-            Self::seen(self.rate(), self.word.swap(CHANGING, Ordering::Relaxed), version);
+        let seen = Self::seen(self.rate(), self.word.swap(CHANGING, Ordering::Relaxed), version);
         let (Rate { origin, period, whole, part, reciprocal, burst, token, warm_up }, full_at) =
-            change(&rate, full_at);
+            change(&seen.rate, seen.full_at);
         let values = [origin, period, whole, part, reciprocal, burst, token, warm_up];
         for (field, value) in self.fields.iter().zip(values) {
             field.store(value, Ordering::Relaxed);
         }
-        let changes = (changes + 1) % (1 << Self::CHANGES_BITS);
+        let changes = (seen.changes() + 1) % (1 << Self::CHANGES_BITS);
         self.word.store(Self::word(full_at, changes), Ordering::Relaxed);
         self.version.store(version + 2, Ordering::Release);
+    }
+}
+
+impl Seen {
+    const fn changes(&self) -> u64 {
+        self.word % (1 << Shared::CHANGES_BITS)
     }
 }

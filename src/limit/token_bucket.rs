@@ -286,24 +286,25 @@ impl TokenBucket {
 
     /// Takes the call's tokens if they are there now: what [`take`](Self::take) does for no limit, in fewer steps.
     #[inline]
-    fn take_now(&self, call: Call) -> Result<(), Refusal> {
+    fn take_at_once(&self, call: Call) -> Result<(), Refusal> {
         loop {
             // The time first, and anew in each round: see `take`.
             let now = self.clock.nanos();
             let seen = self.shared.read();
-            if self.start_if_cold(&seen, now) {
-                continue;
-            }
-            match seen.rate.take_at_once(seen.full_at, seen.rate.flowed(now).units, call.cost) {
-                Some(next) if now < call.deadline || call.deadline == NEVER => {
+            let is_late = now >= call.deadline && call.deadline != NEVER;
+            match seen.rate.take_at_once(seen.full_at, now, call.cost) {
+                Some(next) if !is_late => {
                     if self.shared.swap(&seen, next) {
                         return Ok(());
                     }
                     back_off();
                 }
+                _ if self.start_if_cold(&seen, now) => {}
                 _ => match self.decide(&seen, now, call, 0) {
-                    Err(refusal) if !self.renew_if_worn(&seen.rate, now) => return Err(refusal),
-                    _ => {}
+                    Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(()),
+                    Ok(_) => {}
+                    Err(_) if self.renew_if_worn(&seen.rate, now) => {}
+                    Err(refusal) => return Err(refusal),
                 },
             }
         }
@@ -373,9 +374,9 @@ impl TokenBucket {
 }
 
 impl Gate for TokenBucket {
-    #[inline]
+    #[inline(always)]
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        match self.take_now(call) {
+        match self.take_at_once(call) {
             Ok(()) => {
                 self.hook.emit(Event::Admitted);
                 Ok(self.permit(call))

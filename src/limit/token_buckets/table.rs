@@ -88,7 +88,7 @@ impl<K: Eq> Table<K> {
         let place = self.find(tag, key)?;
         let rate = &self.rate;
         let bucket = self.buckets.get_mut(place)?;
-        match rate.take_at_once(bucket.full_at, rate.flowed(now).units, cost) {
+        match rate.take_at_once(bucket.full_at, now, cost) {
             Some(next) => {
                 bucket.full_at = next;
                 bucket.was_used = true;
@@ -124,7 +124,7 @@ impl<K: Eq> Table<K> {
         if let Some(decision) = self.take(tag, &key, now, cost) {
             return (decision, Some(key));
         }
-        match self.rate.take_at_once(0, self.rate.flowed(now).units, cost) {
+        match self.rate.take_at_once(0, now, cost) {
             Some(full_at) => self.insert(tag, key, full_at, now),
             None if self.renew(now) => self.meet(tag, key, now, cost),
             None => (Decision::Never, Some(key)),
