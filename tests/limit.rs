@@ -585,6 +585,23 @@ mod all_of {
         assert_eq!(left(&limits), [10, 0]);
     }
 
+    /// Trap R10: what one bucket had ready while another kept the call waiting belongs to nobody yet.
+    #[test]
+    fn a_waiter_that_leaves_between_its_turns_gives_back_to_all() {
+        let clock = Clock::manual();
+        let limits = two(&clock);
+        assert!(limits.try_acquire_for(cost(10)).is_ok());
+        let mut waiter = Box::pin(limits.acquire_for(cost(6)));
+        assert!(poll(&mut waiter).is_pending());
+        clock.advance(millis(700));
+        // Its turn at the first has come, at the second it comes in 36 seconds.
+        assert!(poll(&mut waiter).is_pending());
+        assert_eq!(left(&limits), [1, 0]);
+        assert_eq!([limits.buckets()[0].waiting(), limits.buckets()[1].waiting()], [0, 1]);
+        drop(waiter);
+        assert_eq!(left(&limits), [7, 5]);
+    }
+
     #[test]
     fn an_estimate_is_settled_with_all() {
         let limits = two(&Clock::manual());

@@ -184,10 +184,11 @@ impl AllOf {
             // Dropping the reservations made so far gives their tokens back.
             return Err(rejected);
         }
-        for reservation in reservations {
-            // The whole has a permit of its own.
-            reservation.ready().await?.into_ticket();
+        for reservation in &mut reservations {
+            reservation.turn().await?;
         }
+        // Used only when all are there: who leaves before gives back to all. The whole has a permit of its own.
+        reservations.into_iter().for_each(|reservation| drop(reservation.into_permit().into_ticket()));
         Ok(())
     }
 }
