@@ -173,11 +173,14 @@ impl PriorityBucket {
         let (now, class) = (self.clock.nanos(), self.limits.class_of(priority));
         let (limit, window) = self.limits.alone(class);
         let mut shares = self.shares.lock();
-        shares.advance(&self.limits, now);
+        let behind = shares.advance(&self.limits, now);
         // While a reserve fills there may be more than when all are full.
         let remaining = shares.available(&self.limits, class).min(limit);
-        let more_after =
-            if remaining == limit { 0 } else { shares.more_after(&self.limits, class, remaining) };
+        let more_after = if remaining == limit {
+            0
+        } else {
+            shares.more_after(&self.limits, class, remaining).saturating_add(behind)
+        };
         Quota {
             name: self.hook.name,
             limit,
@@ -223,8 +226,8 @@ impl Gate for PriorityBucket {
     fn residual(&self) -> Option<Residual> {
         let now = self.clock.nanos();
         let mut shares = self.shares.lock();
-        shares.advance(&self.limits, now);
+        let behind = shares.advance(&self.limits, now);
         let wait = shares.until_full(&self.limits);
-        (wait > 0).then(|| until(now.saturating_add(wait)))
+        (wait > 0).then(|| until(now.saturating_add(behind).saturating_add(wait)))
     }
 }

@@ -167,28 +167,32 @@ pub(super) struct Refusal {
 impl Shares {
     pub(super) const FULL: Self = Self { at: 0, whole: 0, reserves: [0; CLASSES] };
 
-    /// A time that was read before another call's changes nothing: time only moves forward.
-    pub(super) fn advance(&mut self, limits: &Limits, now: u64) {
+    /// A time that was read before another call's changes nothing: time only moves forward. Returns how much earlier it
+    /// was, which whoever waits has to wait too.
+    pub(super) fn advance(&mut self, limits: &Limits, now: u64) -> u64 {
+        let behind = self.at.saturating_sub(now);
         let nanos = u128::from(now.saturating_sub(self.at));
         self.at = self.at.max(now);
         self.whole = self.whole.saturating_sub(nanos.saturating_mul(limits.flow));
         for (missing, class) in self.reserves.iter_mut().zip(limits.classes()) {
             *missing = missing.saturating_sub(nanos.saturating_mul(class.flow));
         }
+        behind
     }
 
     pub(super) fn take(&mut self, limits: &Limits, class: usize, cost: u32, now: u64) -> Result<(), Refusal> {
-        self.advance(limits, now);
+        let behind = self.advance(limits, now);
         let cost = u128::from(cost) * limits.token;
         // Also if it costs nothing: a debt has to be paid first.
-        if self.whole.saturating_add(cost) > limits.burst {
-            Err(Refusal { reason: Reason::RateLimited, wait: self.wait(limits, class, cost) })
+        let reason = if self.whole.saturating_add(cost) > limits.burst {
+            Reason::RateLimited
         } else if cost > self.reserve(limits, class) && cost > self.open(limits, class) {
-            Err(Refusal { reason: Reason::Shed, wait: self.wait(limits, class, cost) })
+            Reason::Shed
         } else {
             self.charge(limits, class, cost);
-            Ok(())
-        }
+            return Ok(());
+        };
+        Err(Refusal { reason, wait: self.wait(limits, class, cost).map(|wait| wait.saturating_add(behind)) })
     }
 
     /// Takes it from the class's reserve as far as that goes, and all of it from the whole.
