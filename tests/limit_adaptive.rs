@@ -473,8 +473,8 @@ fn after_an_outage_the_rate_comes_back() {
     assert!(rate > 95.0 && rate < 125.0 && used > 0.95, "{rate}, {used} used");
 }
 
-/// Results of one rate come in on one thread while the other is admitted under the next, and time goes on: the bucket must
-/// end with the rate that the limit names, and the ceiling's quota must hold.
+/// Trap R12. Results of one rate come in on one thread while the other is admitted under the next, and time goes on:
+/// the bucket must end with the rate that the limit names, and the ceiling's quota must hold.
 #[test]
 fn threads_that_race_leave_bucket_and_rate_in_step() {
     let clock = Clock::manual();
@@ -528,6 +528,7 @@ mod absurd_settings {
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap()
     }
 
+    /// Trap R13.
     #[test]
     fn each_is_named_with_its_value() {
         let nan = f64::NAN;

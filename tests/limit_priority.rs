@@ -72,8 +72,8 @@ fn a_rejection_says_whether_the_whole_is_empty_or_kept_for_others() {
     assert_eq!(bucket.try_acquire_for(BASIC).unwrap_err().reason(), Reason::RateLimited);
 }
 
-/// (reserve of the class, when it is admitted next), with everything taken: premium gets 50 a second from its reserve
-/// and 20 common ones.
+/// Trap R14. (reserve of the class, when it is admitted next), with everything taken: premium gets 50 a second from its
+/// reserve and 20 common ones.
 #[test]
 fn who_comes_back_after_retry_after_is_admitted_and_not_a_moment_earlier() {
     for (call, cost) in
@@ -256,6 +256,7 @@ fn threads_that_race_for_the_last_tokens_get_what_they_were_promised_and_no_more
     }
 }
 
+/// Trap R1.
 #[test]
 fn threads_under_a_real_clock_never_exceed_the_whole() {
     let bucket = PriorityBucket::per_second(200_000).burst(100).class(200, 0.5);
@@ -430,6 +431,7 @@ mod absurd_settings {
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap()
     }
 
+    /// Trap R13.
     #[test]
     fn each_is_named_with_its_value() {
         for (message, panic) in [
@@ -466,6 +468,7 @@ mod absurd_settings {
         }
     }
 
+    /// Trap R3.
     #[test]
     fn extreme_ones_that_make_sense_are_obeyed() {
         let clock = Clock::manual();
@@ -485,7 +488,7 @@ mod absurd_settings {
         assert!(fastest.try_acquire_for(PREMIUM.cost(u32::MAX)).is_ok());
     }
 
-    /// A debt without bounds must neither wrap nor panic.
+    /// Trap R3. A debt without bounds must neither wrap nor panic.
     #[test]
     fn a_debt_saturates() {
         let clock = Clock::manual();

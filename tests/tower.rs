@@ -235,6 +235,7 @@ fn a_further_attempt_whose_service_fails_to_become_ready_has_failed_and_is_repea
     assert_eq!(shared.requests(), [107, 107, 108]);
 }
 
+/// Trap R19.
 #[test]
 fn a_service_that_is_not_ready_keeps_the_call_waiting_and_is_charged_nothing() {
     let (probe, shared) = probe();
@@ -326,6 +327,7 @@ async fn two_attempts_at_once_call_two_ready_services() {
 
 // What clones share.
 
+/// Trap R19.
 #[test]
 fn ten_clones_of_a_service_share_one_limit() {
     let clock = Clock::manual();
@@ -348,6 +350,7 @@ fn ten_clones_of_a_service_share_one_limit() {
     }
 }
 
+/// Trap R19.
 #[test]
 fn services_made_by_clones_of_one_layer_share_its_policies() {
     let (probe, _) = probe();
@@ -729,6 +732,7 @@ fn answered(result: Result<Answer, Error<Infallible>>) -> Result<Answer, Error<I
     Ok(answer)
 }
 
+/// Trap R19.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connections_of_a_server_share_its_rate_and_the_rest_is_answered_429() {
     let clock = Clock::manual();
