@@ -41,42 +41,101 @@ fn cost(tokens: u32) -> Call {
     Call::new().cost(tokens)
 }
 
-/// (milliseconds, cost, admitted, left, retry after), from redis-cell and throttled: 5 a second in bursts of 5.
+/// (milliseconds, cost, admitted, left, until it is full, retry after), from redis-cell and throttled: 1 a second in bursts
+/// of 5.
 #[test]
 fn the_generic_cell_rate_table() {
     let table = [
-        (0, 6, false, 5, None),
-        (0, 1, true, 4, None),
-        (0, 1, true, 3, None),
-        (0, 1, true, 2, None),
-        (0, 1, true, 1, None),
-        (0, 1, true, 0, None),
-        (0, 1, false, 0, Some(1000)),
-        (3000, 1, true, 2, None),
-        (3100, 1, true, 1, None),
-        (4000, 1, true, 1, None),
-        (8000, 1, true, 4, None),
-        (9500, 1, true, 4, None),
-        (9500, 0, true, 4, None),
-        (9500, 2, true, 2, None),
-        (9500, 5, false, 2, Some(3000)),
-        (15000, 6, false, 5, None),
+        (0, 6, false, 5, 0, None),
+        (0, 1, true, 4, 1000, None),
+        (0, 1, true, 3, 2000, None),
+        (0, 1, true, 2, 3000, None),
+        (0, 1, true, 1, 4000, None),
+        (0, 1, true, 0, 5000, None),
+        (0, 1, false, 0, 5000, Some(1000)),
+        (3000, 1, true, 2, 3000, None),
+        (3100, 1, true, 1, 3900, None),
+        (4000, 1, true, 1, 4000, None),
+        (8000, 1, true, 4, 1000, None),
+        (9500, 1, true, 4, 1000, None),
+        (9500, 0, true, 4, 1000, None),
+        (9500, 2, true, 2, 3000, None),
+        (9500, 5, false, 2, 3000, Some(3000)),
+        (15000, 6, false, 5, 0, None),
     ];
     let clock = Clock::manual();
     let bucket = TokenBucket::per_second(1).burst(5).clock(clock.clone());
     let start = clock.now();
-    for (at, tokens, admitted, left, retry_after) in table {
+    for (at, tokens, admitted, left, full_after, retry_after) in table {
         clock.advance((start + millis(at)) - clock.now());
         let decision = bucket.try_acquire_for(cost(tokens)).map(|_| ());
         let case = format!("{at} ms, cost {tokens}");
         assert_eq!(decision.is_ok(), admitted, "{case}");
         assert_eq!(bucket.available(), left, "{case}");
+        let full = (full_after > 0).then(|| Residual::Until(start + millis(at + full_after)));
+        assert_eq!(bucket.residual(), full, "{case}");
         assert_eq!(
             decision.err().and_then(|rejected| rejected.retry_after()),
             retry_after.map(millis),
             "{case}"
         );
     }
+}
+
+/// (milliseconds, reservations, wait of the last one, when the next one would start), from failsafe: one per 500 ms, one per
+/// 200 ms. Its calls start at multiples of the interval, so that after an idle time two can come closer than that; ours
+/// are always as far apart, and are later here by what was left of an interval (100 ms, 10 ms).
+#[test]
+fn reservations_of_a_bucket_of_one_start_evenly_spaced() {
+    let half_second = [
+        (0, 7, 3000, 3500),
+        (800, 3, 3700, 5000),
+        (2300, 1, 2700, 5500),
+        (3500, 3, 3000, 7000),
+        (9100, 3, 900 + 100, 10500 + 100),
+        (11000, 1, 0, 11500),
+    ];
+    let fifth = [(0, 3, 400, 600), (550, 2, 250, 1000), (2210, 2, 190 + 10, 2600 + 10)];
+    for (interval, table) in [(500, &half_second[..]), (200, &fifth)] {
+        let clock = Clock::manual();
+        let bucket = TokenBucket::per(1, millis(interval)).clock(clock.clone());
+        let start = clock.now();
+        for &(at, count, wait, next) in table {
+            clock.advance((start + millis(at)) - clock.now());
+            let mut last = Duration::ZERO;
+            for _ in 0..count {
+                let reservation = bucket.reserve(Call::new(), secs(60)).unwrap();
+                last = reservation.wait();
+                reservation.into_permit().success();
+            }
+            let next_wait = bucket.peek(Call::new()).unwrap_err().retry_after().unwrap();
+            let case = format!("{at} ms: {last:?}, then {next_wait:?}");
+            // To within two nanoseconds: where a bucket was full, it counts from a unit of time.
+            let near = |one: Duration, other| one <= other && other - one <= nanos(2);
+            assert!(near(last, millis(wait)), "{case}");
+            assert!(near(next_wait, millis(next - at)), "{case}");
+        }
+    }
+}
+
+/// A bucket of one is a leaky bucket: however its calls come, any two that are admitted are an interval apart.
+#[test]
+fn with_a_burst_of_one_calls_are_spaced_evenly() {
+    let (clock, interval) = (Clock::manual(), nanos(1_000_003));
+    let bucket = TokenBucket::per(7, 7 * interval).burst(1).clock(clock.clone());
+    let mut admitted = Vec::new();
+    for step in 0..200_000u64 {
+        // Now hundreds of calls in an interval, now one in several.
+        let rare = step % 1_000 < 3;
+        clock.advance(nanos(1 + step * 7_919 % if rare { 9_000_000 } else { 12_000 }));
+        if bucket.try_acquire().is_ok() {
+            admitted.push(clock.now());
+        }
+    }
+    assert!(admitted.len() > 1_000, "{}", admitted.len());
+    let closest = admitted.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
+    assert!(closest >= interval - nanos(2), "{closest:?}");
+    assert!(closest <= interval + nanos(12_000), "{closest:?}");
 }
 
 /// Trap R5. From bucket4j: 10 per 100 ns. What has flowed in by 97 ns is nine tokens, and the rest is not forgotten.
