@@ -18,9 +18,9 @@ use crate::sync::{AtomicU64, Ordering, back_off, const_fn, fence, into_inner};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadSetting {
-    setting: &'static str,
-    value: u64,
-    must: &'static str,
+    pub(super) setting: &'static str,
+    pub(super) value: u64,
+    pub(super) must: &'static str,
 }
 
 impl BadSetting {
