@@ -20,7 +20,7 @@
 //! | R14 | who comes back when told to is refused again | here, `headers` `window` `limit_priority` |
 //! | R15 | a hostile server's headers stop us for years | `headers` |
 //! | R16 | a thread that is stopped halfway hides tokens from others | `loom` |
-//! | R19 | each clone of a service has a limit of its own, or is charged without a call | `tower` |
+//! | R19 | each clone of a service has a limit of its own, or is charged without a call | `tower` `tower_http` |
 //!
 //! R17 and R18 are about limits kept in a store, of which there is none yet.
 #![cfg(not(floodwall_loom))]
@@ -727,7 +727,7 @@ mod all_of {
         for _ in 0..20 {
             let noisy = (0..1_000).filter(|_| call(0)).count();
             assert!(noisy <= 10, "{noisy}");
-            assert!((1..=9).all(|tenant| call(tenant)), "a quiet tenant has to wait for the noisy one");
+            assert!((1..=9).all(&call), "a quiet tenant has to wait for the noisy one");
             clock.advance(millis(100));
         }
     }

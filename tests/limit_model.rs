@@ -70,7 +70,7 @@ type Waiter<'a> = Pin<Box<dyn Future<Output = Result<Permit<'a>, Rejected>> + 'a
 
 /// Polls all who wait; returns how many were served, which must be the first ones.
 fn served(waiters: &mut VecDeque<Waiter<'_>>) -> Result<usize, TestCaseError> {
-    let ready: Vec<_> = waiters.iter_mut().map(|waiter| poll(waiter)).collect();
+    let ready: Vec<_> = waiters.iter_mut().map(poll).collect();
     let count = ready.iter().take_while(|ready| matches!(ready, Poll::Ready(Ok(_)))).count();
     prop_assert!(ready[count..].iter().all(Poll::is_pending), "one passed another, or was refused");
     waiters.drain(..count);
@@ -248,7 +248,7 @@ proptest! {
 /// Each order of magnitude as often as any other.
 fn log_uniform(most: u64) -> impl Strategy<Value = u64> {
     (0..=most.ilog2(), any::<u64>())
-        .prop_map(move |(bits, noise)| (1 << bits | noise % (1 << bits)).min(most))
+        .prop_map(move |(bits, noise)| ((1 << bits) | (noise % (1 << bits))).min(most))
 }
 
 proptest! {
