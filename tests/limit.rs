@@ -27,13 +27,15 @@
 
 mod support;
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use floodwall::{
-    Acquire, AdaptiveRate, AllOf, Call, Carry, Clock, Error, Event, Gate, Keyed, Policy, PriorityBucket,
-    Reason, Rejected, Residual, TokenBucket, block_on,
+    Acquire, AdaptiveRate, AllOf, Call, Carry, Clock, Error, Event, Gate, Keyed, Permit, Policy,
+    PriorityBucket, Reason, Rejected, Residual, TokenBucket, block_on,
 };
 use support::{millis, nanos, poll, secs, settable};
 
@@ -412,6 +414,48 @@ fn impatient_clients_starve_nobody() {
         }
         assert!((9..=11).contains(&admitted), "{admitted} in second {second}");
     }
+}
+
+/// Whose drop and wake-up ask the bucket, which deadlocks under its lock.
+struct Nosy(&'static TokenBucket);
+
+impl Wake for Nosy {
+    fn wake(self: Arc<Self>) {
+        self.0.waiting();
+    }
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        self.0.waiting();
+    }
+}
+
+#[test]
+fn wakers_are_woken_and_dropped_outside_the_lock() {
+    let clock = Clock::manual();
+    let bucket: &'static TokenBucket = Box::leak(Box::new(TokenBucket::per_second(1).clock(clock.clone())));
+    assert!(bucket.try_acquire().is_ok());
+    // Each poll brings a waker of its own, and the line keeps the only one that is left of the last poll.
+    let nosy = |waiter: &mut Pin<Box<dyn Future<Output = Result<Permit<'static>, Rejected>>>>| {
+        let waker = Waker::from(Arc::new(Nosy(bucket)));
+        waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+    };
+    let mut waiters: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
+    for _ in 0..4 {
+        waiters.push(Box::pin(bucket.acquire()));
+        assert!(!nosy(waiters.last_mut().unwrap()));
+    }
+    drop(waiters.remove(1));
+    assert!(!nosy(&mut waiters[1]));
+    bucket.charge(1);
+    bucket.set_rate(2, secs(1), 1, Carry::AsIs).unwrap();
+    clock.advance(secs(1));
+    assert!(nosy(&mut waiters[0]));
+    let reservation = bucket.reserve(Call::new(), secs(60)).unwrap();
+    reservation.into_permit().success();
+    drop(waiters);
+    assert_eq!(bucket.waiting(), 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
-use super::line::wake;
+use super::line::{Waiter, wake};
 use super::token_bucket::TokenBucket;
 use crate::call::Call;
 use crate::error::{Reason, Rejected};
@@ -104,8 +104,11 @@ impl<'a> Reservation<'a> {
             let waiter = line.get_mut(key);
             let origin = self.bucket.shared.rate().origin;
             self.taken = Taken { next: waiter.next, cost: waiter.cost, wait: 0, origin };
+            let waker = waiter.forget();
             line.leave(key);
             self.place = Place::Ready;
+            drop(line);
+            drop(waker);
         }
     }
 
@@ -140,12 +143,14 @@ impl Drop for Reservation<'_> {
         let now = bucket.clock.nanos();
         let mut line = bucket.line.lock();
         let rate = bucket.shared.rate();
+        let mut waker = None;
         let (next, cost) = match *place {
             // A rate that has changed counts differently: rather nothing back than too much.
             Place::Ready if taken.origin != rate.origin => return,
             Place::Ready | Place::Gone => (taken.next, taken.cost),
             Place::InLine(key) => {
                 let waiter = line.get_mut(key);
+                waker = waiter.forget();
                 (waiter.next, waiter.cost)
             }
         };
@@ -157,5 +162,13 @@ impl Drop for Reservation<'_> {
             _ => line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(back)),
         };
         wake(line, woken);
+        drop(waker);
+    }
+}
+
+impl Waiter {
+    /// Returns whom to wake no more, to be dropped outside the lock.
+    fn forget(&mut self) -> Option<Waker> {
+        self.remember(Waker::noop().clone())
     }
 }
