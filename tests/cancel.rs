@@ -78,6 +78,7 @@ fn cancelled_after(polls: usize) -> bool {
     ended
 }
 
+/// Trap R7.
 #[test]
 fn a_call_cancelled_at_any_await_point_gives_everything_back() {
     let polls_to_the_end = (0..100).position(cancelled_after).expect("the call ends");

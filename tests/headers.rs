@@ -31,6 +31,7 @@ fn values<const N: usize>(headers: [(&'static str, String); N]) -> [String; N] {
 mod written {
     use super::*;
 
+    /// Trap R14.
     #[test]
     fn seconds_are_rounded_up() {
         let table = [
@@ -152,7 +153,7 @@ mod obeyed {
         UNIX_EPOCH + millis(1_790_000_000_250) + (clock.now() - started)
     }
 
-    /// Rates of which no wait is a whole number of seconds: rounded down, each would come too early.
+    /// Trap R14. Rates of which no wait is a whole number of seconds: rounded down, each would come too early.
     #[test]
     fn who_waits_as_long_as_any_header_says_is_admitted() {
         let rates =
@@ -186,6 +187,7 @@ mod obeyed {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
+        /// Trap R14.
         #[test]
         fn obeying_never_comes_too_early(
             tokens in 1u64..2_000,
@@ -260,6 +262,7 @@ mod obeyed {
 mod read {
     use super::*;
 
+    /// Trap R15.
     #[test]
     fn retry_after_is_seconds_or_a_date_or_nothing() {
         let now = at(RFC_EXAMPLE - 30);
@@ -350,6 +353,7 @@ mod read {
         (days + 304 + u64::from(is_leap(year)) + 5) * 86_400 + 31_777
     }
 
+    /// Trap R15.
     #[test]
     fn what_is_spent_decides() {
         let spent = |field: &str| parse_wait([("RateLimit", field)], SystemTime::now(), HOUR);
@@ -389,6 +393,7 @@ mod read {
         }
     }
 
+    /// Trap R15.
     #[test]
     fn a_reset_counts_from_now_or_from_1970_and_only_if_nothing_remains() {
         let now = at(1_790_000_000);
@@ -475,6 +480,7 @@ mod read {
             prop_assert_eq!(parse_retry_after(asctime, now), expected);
         }
 
+        /// Trap R15.
         #[test]
         fn no_bytes_panic_and_nothing_passes_the_cap(
             headers in prop::collection::vec((name(), value()), 0..6),

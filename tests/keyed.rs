@@ -88,6 +88,7 @@ fn a_key_of_a_stack_rejects_judges_and_waits_as_its_gate_does() {
     assert_eq!(block_on(patient.call(|| async { Ok::<_, ()>(1) })), Ok(1));
 }
 
+/// Trap R11.
 #[test]
 fn a_victim_gets_no_new_burst_however_many_keys_come_after_it() {
     for (keys, flood) in [(1, 120), (2, 400), (50, 4_000), (600, 60_000), (5_000, 20_000)] {
@@ -108,6 +109,7 @@ fn a_victim_gets_no_new_burst_however_many_keys_come_after_it() {
     }
 }
 
+/// Trap R11.
 #[test]
 fn who_rotates_keys_gets_what_each_gate_gives_and_not_more() {
     let (limits, clock) = buckets();
@@ -209,7 +211,7 @@ fn an_open_breaker_stays_open_through_a_flood() {
     assert_eq!(hosts.get(&u64::MAX).unwrap().state(), State::HalfOpen);
 }
 
-/// A million hosts: other registries of breakers by name keep them all.
+/// Trap R11. A million hosts: other registries of breakers by name keep them all.
 #[test]
 fn a_million_keys_leave_no_more_than_the_cap() {
     let hosts = Keyed::new(|_: &u64| Bulkhead::new(1)).max_keys(1_000);
@@ -256,6 +258,7 @@ fn an_idle_key_is_forgotten_and_not_before_its_time() {
     assert!(limits.is_empty());
 }
 
+/// Trap R11.
 #[test]
 fn a_key_that_is_idle_and_owes_is_not_forgotten() {
     let clock = Clock::manual();
@@ -356,6 +359,7 @@ fn threads_that_meet_a_new_key_at_once_share_one_gate() {
     }
 }
 
+/// Trap R1.
 #[test]
 fn threads_on_one_key_under_a_real_clock_never_exceed_its_quota() {
     let limits = Keyed::new(|_: &u64| TokenBucket::per_second(100_000).burst(100)).max_keys(100);
@@ -515,7 +519,7 @@ fn no_room_at_all_is_absurd() {
     let _ = Keyed::new(|_: &u64| Bulkhead::new(1)).max_keys(0);
 }
 
-/// Under a flood the dearest of a thousand new keys costs what all cost: there is no walk over all keys.
+/// Trap R11. Under a flood the dearest of a thousand new keys costs what all cost: there is no walk over all keys.
 #[test]
 fn a_new_key_costs_the_same_however_many_there_are() {
     let asked = Arc::new(AtomicUsize::new(0));

@@ -60,6 +60,7 @@ fn documented<K, G>() -> f64 {
     (16 + size_of::<G>()) as f64 + 4.0 / 3.0 * (24 + size_of::<K>()) as f64
 }
 
+/// Trap R11.
 #[test]
 fn a_flood_of_keys_stays_below_the_documented_bytes_per_key() {
     for max_keys in [1_000, 10_000, 100_000] {

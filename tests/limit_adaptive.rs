@@ -178,6 +178,77 @@ fn the_rate_keeps_between_floor_and_ceiling() {
     }
 }
 
+/// Trap R12. (floor, ceiling, rate), from 100 a second.
+#[test]
+fn bounds_that_change_move_the_rate_between_them() {
+    for (floor, ceiling, rate) in [(1, 50, 50.0), (200, 300, 200.0), (10, 1_000, 100.0), (100, 100, 100.0)] {
+        let clock = Clock::manual();
+        let limit = AdaptiveRate::between(10, 1_000).start(100).burst(10).aimd(30, 0.3).clock(clock.clone());
+        limit.set_bounds(floor, ceiling).unwrap();
+        assert_eq!(limit.rate(), rate);
+        assert_eq!(spend(&limit, Outcome::Ignored), 10);
+        assert_eq!(
+            limit.try_acquire().unwrap_err().retry_after(),
+            Some(Duration::from_secs_f64(1.0 / rate)),
+            "the bucket has another rate"
+        );
+        seconds(&limit, &clock, 100, Outcome::Success);
+        assert_eq!(limit.rate(), f64::from(ceiling));
+        seconds(&limit, &clock, 100, THROTTLED);
+        assert_eq!(limit.rate(), f64::from(floor));
+    }
+}
+
+#[test]
+fn calls_from_before_the_bounds_changed_the_rate_say_nothing_about_it() {
+    for limit in [
+        AdaptiveRate::between(1, 1_000).start(100).aimd(10, 0.5),
+        AdaptiveRate::between(1, 1_000).start(100).min_calls(10),
+    ] {
+        let clock = Clock::manual();
+        let limit = limit.clock(clock.clone());
+        let old: Vec<_> = (0..50).map(|_| limit.try_acquire().unwrap()).collect();
+        limit.set_bounds(1, 80).unwrap();
+        assert_eq!(limit.rate(), 80.0);
+        clock.advance(secs(2));
+        old.into_iter().for_each(|permit| permit.report(THROTTLED));
+        assert_eq!(limit.rate(), 80.0);
+        seconds(&limit, &clock, 2, THROTTLED);
+        assert!(limit.rate() < 80.0);
+    }
+}
+
+#[test]
+fn those_who_wait_are_told_of_changed_bounds() {
+    let clock = Clock::manual();
+    let limit = AdaptiveRate::between(1, 1_000).start(1).burst(1).clock(clock.clone());
+    limit.try_acquire().unwrap().success();
+    let (mut waiter, mut last) = (Box::pin(limit.acquire()), Box::pin(limit.acquire()));
+    assert!(poll(&mut waiter).is_pending() && poll(&mut last).is_pending());
+    limit.set_bounds(10, 1_000).unwrap();
+    clock.advance(millis(100));
+    assert!(poll(&mut waiter).is_ready() && poll(&mut last).is_pending());
+    clock.advance(millis(100));
+    assert!(poll(&mut last).is_ready());
+}
+
+#[test]
+fn bounds_that_make_no_sense_change_nothing() {
+    let limit = AdaptiveRate::between(10, 1_000).start(100);
+    for (floor, ceiling, message) in [
+        (0.0, 1.0, "floor: 0 must be at least 0.001"),
+        (f64::NAN, 1.0, "floor: 0 must be at least 0.001"),
+        (10.0, 5.5, "ceiling: 5 must be at least the floor"),
+        (10.0, f64::NAN, "ceiling: 0 must be at least the floor"),
+        (1.0, 2e12, "ceiling: 2000000000000 must be at most 1000000000000"),
+    ] {
+        assert_eq!(limit.set_bounds(floor, ceiling).unwrap_err().to_string(), message);
+        assert_eq!(limit.rate(), 100.0);
+    }
+    limit.set_bounds(0.001, 1e12).unwrap();
+    assert_eq!(limit.rate(), 100.0);
+}
+
 /// One call in two seconds at the floor, and it must still find its way up.
 #[test]
 fn rates_below_one_a_second_work() {
@@ -473,8 +544,8 @@ fn after_an_outage_the_rate_comes_back() {
     assert!(rate > 95.0 && rate < 125.0 && used > 0.95, "{rate}, {used} used");
 }
 
-/// Results of one rate come in on one thread while the other is admitted under the next, and time goes on: the bucket must
-/// end with the rate that the limit names, and the ceiling's quota must hold.
+/// Trap R12. Results of one rate come in on one thread while the other is admitted under the next, and time goes on:
+/// the bucket must end with the rate that the limit names, and the ceiling's quota must hold.
 #[test]
 fn threads_that_race_leave_bucket_and_rate_in_step() {
     let clock = Clock::manual();
@@ -528,6 +599,7 @@ mod absurd_settings {
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap()
     }
 
+    /// Trap R13.
     #[test]
     fn each_is_named_with_its_value() {
         let nan = f64::NAN;

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use floodwall::{
-    Blocking, Call, Clock, Error, Event, Gate, Outcome, Policy, PriorityBucket, Reason, Rejected, Residual,
-    block_on,
+    Blocking, Call, Carry, Clock, Error, Event, Gate, Outcome, Policy, PriorityBucket, Reason, Rejected,
+    Residual, block_on,
 };
 use proptest::prelude::*;
 use support::{millis, nanos, secs};
@@ -72,8 +72,8 @@ fn a_rejection_says_whether_the_whole_is_empty_or_kept_for_others() {
     assert_eq!(bucket.try_acquire_for(BASIC).unwrap_err().reason(), Reason::RateLimited);
 }
 
-/// (reserve of the class, when it is admitted next), with everything taken: premium gets 50 a second from its reserve
-/// and 20 common ones.
+/// Trap R14. (reserve of the class, when it is admitted next), with everything taken: premium gets 50 a second from its
+/// reserve and 20 common ones.
 #[test]
 fn who_comes_back_after_retry_after_is_admitted_and_not_a_moment_earlier() {
     for (call, cost) in
@@ -198,6 +198,69 @@ fn an_estimate_is_settled_both_ways() {
     assert_eq!((left(&bucket), bucket.residual()), ([85, 60, 30], None));
 }
 
+/// Trap R12. (how, left for each class of a burst of 100 after premium took 40, at twice the rate in half the time with half
+/// the burst), from 45, 45 and 15; and what flows in afterwards.
+#[test]
+fn a_changed_rate_neither_mints_nor_destroys_tokens() {
+    for (carry, left_then, left_later) in [
+        (Carry::AsIs, [42, 42, 28], [42, 34, 20]),
+        (Carry::Scaled, [22, 22, 8], [38, 30, 16]),
+        (Carry::Full, [42, 30, 15], [42, 30, 15]),
+    ] {
+        let clock = Clock::manual();
+        let bucket = api(&clock);
+        clock.advance(secs(7));
+        assert!(bucket.try_acquire_for(PREMIUM.cost(40)).is_ok());
+        bucket.set_rate(200, millis(500), 50, carry).unwrap();
+        assert_eq!(left(&bucket), left_then, "{carry:?}");
+        clock.advance(millis(40));
+        assert_eq!(left(&bucket), left_later, "{carry:?}");
+        clock.advance(secs(1));
+        assert_eq!(left(&bucket), [42, 30, 15], "{carry:?}");
+        assert_eq!(spend(&bucket, PREMIUM), 42);
+        assert_eq!(spend(&bucket, STANDARD), 7);
+    }
+}
+
+#[test]
+fn a_debt_outlasts_a_change_of_the_rate() {
+    for (period, burst) in [(secs(1), 100), (secs(3), 7), (millis(10), 1_000)] {
+        let clock = Clock::manual();
+        let bucket = api(&clock);
+        bucket.try_acquire_for(PREMIUM.cost(100 - 15)).unwrap().settle(150);
+        for carry in [Carry::AsIs, Carry::Scaled] {
+            bucket.set_rate(50, period, burst, carry).unwrap();
+            let told = bucket.try_acquire_for(PREMIUM.cost(0)).unwrap_err().retry_after().unwrap();
+            // A nanosecond of rounding each time.
+            assert!(told >= period && told <= period + nanos(3), "{told:?}");
+        }
+        bucket.set_rate(50, period, burst, Carry::Full).unwrap();
+        assert!(bucket.try_acquire_for(PREMIUM).is_ok());
+    }
+}
+
+#[test]
+fn a_rate_that_makes_no_sense_changes_nothing() {
+    let bucket = api(&Clock::manual());
+    for (tokens, period, burst, message) in [
+        (0, secs(1), 100, "tokens: 0 must be at least 1"),
+        (1, Duration::ZERO, 100, "period: 0 must be at least 1 ns"),
+        (1, secs(1), 0, "burst: 0 must be at least 1"),
+        (1, secs(1), 2, "burst: 2 must hold more than the reserves"),
+        (1, secs(1), (1 << 40) + 1, "burst: 1099511627777 must be at most 1099511627776 (2^40)"),
+    ] {
+        let error = bucket.set_rate(tokens, period, burst, Carry::Full).unwrap_err();
+        assert_eq!(error.to_string(), message);
+        assert_eq!(left(&bucket), [85, 60, 30]);
+    }
+    let longest = Duration::from_nanos(1 << 63);
+    for carry in [Carry::AsIs, Carry::Scaled, Carry::Full] {
+        bucket.set_rate(1 << 40, longest, 1 << 40, carry).unwrap();
+        bucket.set_rate(1_000, nanos(1), 3, carry).unwrap();
+        assert!(left(&bucket)[0] <= 3);
+    }
+}
+
 /// (tokens premium took, left for standard, milliseconds until there is one more): while premium's reserve fills, half of
 /// what flows is open to standard, and it leaves 14.75.
 #[test]
@@ -256,6 +319,7 @@ fn threads_that_race_for_the_last_tokens_get_what_they_were_promised_and_no_more
     }
 }
 
+/// Trap R1.
 #[test]
 fn threads_under_a_real_clock_never_exceed_the_whole() {
     let bucket = PriorityBucket::per_second(200_000).burst(100).class(200, 0.5);
@@ -316,6 +380,28 @@ impl Twin {
         }
     }
 
+    /// Goes over to another rate and burst in the same period, if the reserves fit.
+    fn change(&mut self, rate: u64, period: u64, burst: u64, percents: &[u64], carry: Carry) -> bool {
+        let mut new = Self::new(rate, period, burst, percents);
+        let rooms: i128 = new.reserves.iter().map(|reserve| reserve.1).sum();
+        if !percents.is_empty() && rooms + new.token > new.burst {
+            return false;
+        }
+        let carried = |level: i128, most: i128| match carry {
+            Carry::AsIs => level.min(most),
+            Carry::Scaled if level > 0 => (level * new.burst / self.burst).min(most),
+            Carry::Scaled => level,
+            Carry::Full => most,
+        };
+        new.level = carried(self.level, new.burst);
+        for (class, (_, room, level)) in new.reserves.iter_mut().enumerate() {
+            *level = carried(self.reserves[class].2, *room);
+            new.private[class] = carried(self.private[class], *room);
+        }
+        *self = new;
+        true
+    }
+
     fn decide(&self, class: usize, cost: u32) -> Result<(), Reason> {
         let cost = i128::from(cost) * self.token;
         if cost > self.level {
@@ -354,6 +440,11 @@ fn shares() -> impl Strategy<Value = Vec<u64>> {
     })
 }
 
+fn change() -> impl Strategy<Value = (u64, u64, Carry)> {
+    let carry = prop_oneof![Just(Carry::AsIs), Just(Carry::Scaled), Just(Carry::Full)];
+    (1u64..2_000, 6u64..60, carry)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
 
@@ -363,7 +454,9 @@ proptest! {
         period in prop_oneof![Just(1_000_000_000), 2_000u64..5_000_000],
         burst in 6u64..60,
         percents in shares(),
-        steps in prop::collection::vec((0u64..3_000_000, 0usize..6, 0u32..8, any::<bool>()), 1..200),
+        steps in prop::collection::vec(
+            (0u64..3_000_000, 0usize..6, 0u32..8, any::<bool>(), prop::option::weighted(0.05, change())), 1..200,
+        ),
     ) {
         let clock = Clock::manual();
         let mut bucket = PriorityBucket::per(rate, nanos(period)).burst(burst);
@@ -372,9 +465,13 @@ proptest! {
         }
         let bucket = bucket.clock(clock.clone());
         let mut twin = Twin::new(rate, period, burst, &percents);
-        for (wait, class, cost, obeys) in steps {
+        for (wait, class, cost, obeys, change) in steps {
             clock.advance(nanos(wait));
             twin.advance(wait.into());
+            if let Some((rate, burst, carry)) = change {
+                let changed = bucket.set_rate(rate, nanos(period), burst, carry).is_ok();
+                prop_assert_eq!(changed, twin.change(rate, period, burst, &percents, carry));
+            }
             let class = class.min(percents.len());
             let call = Call::new().priority(if class == percents.len() { 0 } else { 200 - class as u8 }).cost(cost);
             let fits_its_share = twin.private[class] >= i128::from(cost) * twin.token;
@@ -430,6 +527,7 @@ mod absurd_settings {
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap()
     }
 
+    /// Trap R13.
     #[test]
     fn each_is_named_with_its_value() {
         for (message, panic) in [
@@ -466,6 +564,7 @@ mod absurd_settings {
         }
     }
 
+    /// Trap R3.
     #[test]
     fn extreme_ones_that_make_sense_are_obeyed() {
         let clock = Clock::manual();
@@ -485,7 +584,7 @@ mod absurd_settings {
         assert!(fastest.try_acquire_for(PREMIUM.cost(u32::MAX)).is_ok());
     }
 
-    /// A debt without bounds must neither wrap nor panic.
+    /// Trap R3. A debt without bounds must neither wrap nor panic.
     #[test]
     fn a_debt_saturates() {
         let clock = Clock::manual();

@@ -166,6 +166,7 @@ fn admitted_while_the_clock_moves(gate: impl Gate + 'static, clock: &Clock, move
     admitted.load(Ordering::SeqCst)
 }
 
+/// Trap R1.
 #[test]
 fn a_bucket_admits_no_more_than_has_flowed_in_while_the_clock_moves() {
     model(|| {
@@ -173,6 +174,25 @@ fn a_bucket_admits_no_more_than_has_flowed_in_while_the_clock_moves() {
         let bucket = TokenBucket::per_second(1).burst(1).clock(clock.clone());
         let admitted = admitted_while_the_clock_moves(bucket, &clock, &[SECOND]);
         assert!((1..=2).contains(&admitted), "{admitted} of 1 and 1");
+    });
+}
+
+/// Trap R16. What flows in while threads ask is there for each of them: with two words, a thread that had moved the time
+/// and not yet the count would hide it.
+#[test]
+fn a_thread_that_is_stopped_halfway_hides_no_tokens() {
+    model(|| {
+        let clock = Clock::manual();
+        let bucket = Arc::new(TokenBucket::per_second(1).burst(2).clock(clock.clone()));
+        assert!(bucket.try_acquire_for(Call::new().cost(2)).is_ok());
+        clock.advance(2 * SECOND);
+        let other = {
+            let bucket = bucket.clone();
+            thread::spawn(move || bucket.try_acquire().is_ok())
+        };
+        assert!(bucket.try_acquire().is_ok());
+        assert!(other.join().unwrap());
+        assert!(bucket.try_acquire().is_err());
     });
 }
 
@@ -213,6 +233,7 @@ fn a_counter_weighs_the_window_before_as_it_ended() {
     }
 }
 
+/// Trap R1.
 #[test]
 fn a_counter_admits_what_its_formula_allows_while_windows_pass() {
     model(|| {
@@ -224,6 +245,7 @@ fn a_counter_admits_what_its_formula_allows_while_windows_pass() {
     });
 }
 
+/// Trap R7.
 #[test]
 fn a_bucket_gives_cancelled_tokens_back_once() {
     model(|| {
@@ -242,6 +264,7 @@ fn a_bucket_gives_cancelled_tokens_back_once() {
     });
 }
 
+/// Trap R12.
 #[test]
 fn a_rate_that_changes_while_threads_take_loses_and_mints_nothing() {
     model(|| {
@@ -268,6 +291,7 @@ fn a_rate_that_changes_while_threads_take_loses_and_mints_nothing() {
     });
 }
 
+/// Trap R7.
 #[test]
 fn a_waiter_that_leaves_wakes_the_next_while_the_clock_moves() {
     model(|| {

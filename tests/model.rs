@@ -40,7 +40,8 @@ impl ExactBucket {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
 
-    /// Ours counts time in units of at most two nanoseconds. It may differ by one unit, and errors do not add up.
+    /// Trap R4. Ours counts time in units of at most two nanoseconds. It may differ by one unit, and errors do not add
+    /// up.
     #[test]
     fn a_bucket_admits_what_exact_arithmetic_admits(
         tokens in 1u64..2_000,
@@ -219,8 +220,8 @@ proptest! {
         )?;
     }
 
-    /// On a clock that walks forth and back there is no more than fits into the windows up to its latest time, and who
-    /// waits as told on it is admitted.
+    /// Trap R2. On a clock that walks forth and back there is no more than fits into the windows up to its latest time,
+    /// and who waits as told on it is admitted.
     #[test]
     fn no_limit_mints_when_its_clock_goes_back(
         tokens in 1u64..6, period in 24u64..100, steps in prop::collection::vec(-150i64..200, 1..60),

@@ -186,6 +186,7 @@ fn only_a_fixed_window_admits_two_bursts_across_a_boundary() {
     assert_eq!(burst().collect::<Vec<_>>(), [100, 100, 1, 0]);
 }
 
+/// Trap R14.
 #[test]
 fn who_comes_back_after_retry_after_is_admitted_and_not_a_moment_earlier() {
     for (tokens, period) in [
@@ -217,7 +218,7 @@ fn who_comes_back_after_retry_after_is_admitted_and_not_a_moment_earlier() {
     }
 }
 
-/// A limiter that moves its state at each poll loses what had accrued in between.
+/// Trap R5. A limiter that moves its state at each poll loses what had accrued in between.
 #[test]
 fn frequent_polling_loses_nothing() {
     let clock = Clock::manual();
@@ -234,6 +235,7 @@ fn frequent_polling_loses_nothing() {
     assert_eq!(admitted, [100, 100, 50, 100]);
 }
 
+/// Trap R6.
 #[test]
 fn a_limit_that_was_idle_admits_no_more_than_before() {
     let clock = Clock::manual();
@@ -248,7 +250,7 @@ fn a_limit_that_was_idle_admits_no_more_than_before() {
     }
 }
 
-/// The clock stands, goes back and jumps; what was admitted must fit into the windows up to the latest time.
+/// Trap R2. The clock stands, goes back and jumps; what was admitted must fit into the windows up to the latest time.
 #[test]
 fn a_clock_that_goes_back_mints_nothing() {
     let (clock, offset) = settable(secs(1_000));
@@ -270,6 +272,7 @@ fn a_clock_that_goes_back_mints_nothing() {
     assert_eq!(admitted[3], 8, "the log is exact");
 }
 
+/// Trap R2.
 #[test]
 fn who_obeys_while_the_clock_goes_back_is_admitted_when_it_has_caught_up() {
     for which in 0..4 {
@@ -287,7 +290,7 @@ fn who_obeys_while_the_clock_goes_back_is_admitted_when_it_has_caught_up() {
     }
 }
 
-/// Threads that reuse a time read before a lost race admit many times the quota: only a real clock shows it.
+/// Trap R1. Threads that reuse a time read before a lost race admit many times the quota: only a real clock shows it.
 #[test]
 fn threads_under_a_real_clock_never_exceed_the_quota() {
     for (threads, tokens, period) in [(2, 3, millis(1)), (8, 20_000, millis(7))] {
@@ -341,6 +344,7 @@ fn a_call_whose_deadline_has_passed_takes_nothing() {
     }
 }
 
+/// Trap R13.
 #[test]
 fn a_call_of_no_tokens_passes_a_full_limit_and_takes_nothing() {
     let clock = Clock::manual();
@@ -415,7 +419,7 @@ fn in_a_stack_they_reject() {
     }
 }
 
-/// One per century, and as many as there may be, to the end of time.
+/// Trap R3. One per century, and as many as there may be, to the end of time.
 #[test]
 fn the_extremes_are_served() {
     let clock = Clock::manual();
@@ -470,6 +474,7 @@ mod absurd_settings {
         *std::panic::catch_unwind(set).unwrap_err().downcast::<String>().unwrap()
     }
 
+    /// Trap R13.
     #[test]
     fn are_named_with_their_values() {
         type New = fn(u64, Duration);

@@ -12,8 +12,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::change::Carry;
-use super::feedback::{Feedback, Heard, Rule};
+use super::feedback::{Feedback, Heard, Look, Rule, check_bounds};
 use super::quota::Quota;
+use super::rate::BadSetting;
 use super::reservation::Place;
 use super::shared::Shared;
 use super::token_bucket::TokenBucket;
@@ -23,7 +24,7 @@ use crate::clock::Clock;
 use crate::error::{Rejected, absurd, saturating_nanos};
 use crate::event::{Event, Hook, Observer, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// A [`TokenBucket`] whose rate moves between a floor and a ceiling by how the calls that it admitted end.
 ///
@@ -294,6 +295,36 @@ impl AdaptiveRate {
         self.bucket.waiting()
     }
 
+    /// Lets the rate stay between `floor` and `ceiling` calls per second from now on, and moves it there if it is not.
+    ///
+    /// Calls that were admitted under a rate that this has changed can neither raise nor lower it. Those who wait get new
+    /// times; one that would then wait longer than it wanted is rejected.
+    ///
+    /// ```
+    /// use floodwall::{AdaptiveRate, Clock};
+    ///
+    /// let partner = AdaptiveRate::between(10, 1_000).start(500).clock(Clock::manual());
+    /// partner.set_bounds(10, 200)?;
+    /// assert_eq!(partner.rate(), 200.0);
+    /// assert_eq!(partner.set_bounds(10, 5).unwrap_err().to_string(), "ceiling: 5 must be at least the floor");
+    /// # Ok::<(), floodwall::BadSetting>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If a bound makes no sense: the one at which the constructor would panic, in whole calls per second. Nothing is
+    /// changed then.
+    pub fn set_bounds(&self, floor: impl Into<f64>, ceiling: impl Into<f64>) -> Result<(), BadSetting> {
+        let (floor, ceiling) = (floor.into(), ceiling.into());
+        check_bounds(floor, ceiling)?;
+        let now = self.bucket.clock.nanos();
+        let mut feedback = self.feedback.lock();
+        if let Some(look) = feedback.bound(floor, ceiling) {
+            self.follow(feedback, look, now).into_iter().for_each(Waker::wake);
+        }
+        Ok(())
+    }
+
     #[track_caller]
     fn change(self, change: impl FnOnce(&mut Feedback)) -> Self {
         change(&mut self.feedback.lock());
@@ -338,6 +369,12 @@ impl AdaptiveRate {
             was_reached: seen % 2 == 1,
         };
         let Some(look) = feedback.hear(heard, now) else { return Vec::new() };
+        self.follow(feedback, look, now)
+    }
+
+    /// Gives the bucket the rate that was found; returns who must look at it.
+    fn follow(&self, mut feedback: MutexGuard<'_, Feedback>, look: Look, now: u64) -> Vec<Waker> {
+        let seen = self.seen.load(Ordering::Relaxed);
         let mut woken = Vec::new();
         if look.rate != feedback.rate {
             feedback.rate = look.rate;

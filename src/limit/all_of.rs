@@ -184,9 +184,12 @@ impl AllOf {
             // Dropping the reservations made so far gives their tokens back.
             return Err(rejected);
         }
+        for reservation in &mut reservations {
+            reservation.turn().await?;
+        }
+        // Used only when all are there: who leaves before gives back to all. The whole has a permit of its own.
         for reservation in reservations {
-            // The whole has a permit of its own.
-            reservation.ready().await?.into_ticket();
+            reservation.into_permit().into_ticket();
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cubic::Cubic;
-use super::rate::Rate;
+use super::rate::{BadSetting, Rate};
 use crate::event::Outcome;
 
 /// A bucket's rate is a whole number of tokens per period, ours a fraction per second.
@@ -57,6 +57,20 @@ pub(super) struct Heard {
 pub(super) struct Look {
     pub(super) rate: f64,
     pub(super) new_epoch: bool,
+}
+
+/// What is wrong with a floor and a ceiling, if anything; a NaN is.
+pub(super) fn check_bounds(floor: f64, ceiling: f64) -> Result<(), BadSetting> {
+    let (setting, value, must) = if floor.is_nan() || floor < 0.001 {
+        ("floor", floor, "must be at least 0.001")
+    } else if ceiling.is_nan() || ceiling < floor {
+        ("ceiling", ceiling, "must be at least the floor")
+    } else if ceiling > 1e12 {
+        ("ceiling", ceiling, "must be at most 1000000000000")
+    } else {
+        return Ok(());
+    };
+    Err(BadSetting { setting, value: value as u64, must })
 }
 
 impl Feedback {
@@ -133,6 +147,18 @@ impl Feedback {
     fn is_over(&mut self, now: u64) -> bool {
         // A time that was read before another call's may be earlier.
         now.saturating_sub(*self.since.get_or_insert(now)) >= self.interval
+    }
+
+    /// Moves the bounds, and the rate between them. A rate that has changed begins an epoch: what is still to end was
+    /// admitted under another one.
+    pub(super) fn bound(&mut self, floor: f64, ceiling: f64) -> Option<Look> {
+        (self.floor, self.ceiling) = (floor, ceiling);
+        let rate = self.rate.clamp(floor, ceiling);
+        if rate == self.rate {
+            return None;
+        }
+        (self.since, self.calls, self.successes) = (None, 0, 0);
+        Some(Look { rate, new_epoch: true })
     }
 
     #[track_caller]

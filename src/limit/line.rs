@@ -97,4 +97,9 @@ impl Waiter {
     pub(super) const fn remember(&mut self, waker: Waker) -> Option<Waker> {
         self.waker.replace(waker)
     }
+
+    /// Forgets whom to wake; returns it, to be dropped outside the lock.
+    pub(super) const fn forget(&mut self) -> Option<Waker> {
+        self.waker.take()
+    }
 }

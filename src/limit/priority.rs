@@ -10,7 +10,9 @@
 
 use std::time::Duration;
 
+use super::change::Carry;
 use super::quota::Quota;
+use super::rate::BadSetting;
 use super::shares::{Limits, Refusal, Shares};
 use crate::call::Call;
 use crate::clock::{Clock, NEVER};
@@ -45,6 +47,10 @@ use crate::sync::{Mutex, const_fn};
 /// [`Shed`](Reason::Shed) if there are enough but they are kept for others; in both cases with the time after which it is
 /// admitted if no other call comes first, and without one if it asks for more than it can ever get.
 ///
+/// There is no line to wait in. Who waits at a [`TokenBucket`](crate::TokenBucket) has taken tokens in advance, which is
+/// why its time is known and nobody passes; here a higher class has to pass, again and again, so a lower one could be
+/// promised no time. Let a [`Retry`](crate::Retry) wait, which obeys the time that a rejection tells.
+///
 /// # Cost
 ///
 /// One reading of the clock and a short critical section, with some arithmetic for each class. No allocation.
@@ -67,10 +73,18 @@ use crate::sync::{Mutex, const_fn};
 /// ```
 #[derive(Debug)]
 pub struct PriorityBucket {
+    /// As it was built; its classes stay.
     limits: Limits,
-    shares: Mutex<Shares>,
+    state: Mutex<State>,
     clock: Clock,
     hook: Hook,
+}
+
+#[derive(Debug)]
+struct State {
+    shares: Shares,
+    /// What holds instead of the limits that it was built with.
+    changed: Option<Box<Limits>>,
 }
 
 impl PriorityBucket {
@@ -97,7 +111,7 @@ impl PriorityBucket {
         pub fn per(tokens: u64, period: Duration) -> Self {
             Self {
                 limits: Limits::new(tokens, period),
-                shares: Mutex::new(Shares::FULL),
+                state: Mutex::new(State { shares: Shares::FULL, changed: None }),
                 clock: Clock::system(),
                 hook: Hook::unnamed(),
             }
@@ -149,9 +163,10 @@ impl PriorityBucket {
     /// ```
     pub fn available(&self, priority: u8) -> u64 {
         let now = self.clock.nanos();
-        let mut shares = self.shares.lock();
-        shares.advance(&self.limits, now);
-        shares.available(&self.limits, self.limits.class_of(priority))
+        self.look(|limits, shares| {
+            shares.advance(limits, now);
+            shares.available(limits, limits.class_of(priority))
+        })
     }
 
     /// Returns what is left for calls of this priority, and when there is more if no other call comes.
@@ -171,20 +186,68 @@ impl PriorityBucket {
     /// ```
     pub fn quota(&self, priority: u8) -> Quota {
         let (now, class) = (self.clock.nanos(), self.limits.class_of(priority));
-        let (limit, window) = self.limits.alone(class);
-        let mut shares = self.shares.lock();
-        shares.advance(&self.limits, now);
-        // While a reserve fills there may be more than when all are full.
-        let remaining = shares.available(&self.limits, class).min(limit);
-        let more_after =
-            if remaining == limit { 0 } else { shares.more_after(&self.limits, class, remaining) };
-        Quota {
-            name: self.hook.name,
-            limit,
-            window: Duration::from_nanos(window),
-            remaining,
-            more_after: Duration::from_nanos(more_after),
-        }
+        self.look(|limits, shares| {
+            let (limit, window) = limits.alone(class);
+            let behind = shares.advance(limits, now);
+            // While a reserve fills there may be more than when all are full.
+            let remaining = shares.available(limits, class).min(limit);
+            let more_after = if remaining == limit {
+                0
+            } else {
+                shares.more_after(limits, class, remaining).saturating_add(behind)
+            };
+            Quota {
+                name: self.hook.name,
+                limit,
+                window: Duration::from_nanos(window),
+                remaining,
+                more_after: Duration::from_nanos(more_after),
+            }
+        })
+    }
+
+    /// Changes the rate to `tokens` per `period` in bursts of `burst`, and carries over what was taken as `carry` says.
+    ///
+    /// The classes keep their shares; a reserve that has become larger is filled by its share of the new rate.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Call, Carry, Clock, Gate, PriorityBucket};
+    ///
+    /// let bucket = PriorityBucket::per_second(100).class(200, 0.5).clock(Clock::manual());
+    /// bucket.try_acquire_for(Call::new().priority(200).cost(40))?.success();
+    /// bucket.set_rate(1_000, Duration::from_secs(1), 1_000, Carry::Scaled).unwrap();
+    /// assert_eq!(bucket.available(200), 600);
+    /// # Ok::<(), floodwall::Rejected>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If a setting makes no sense: the one at which the constructor would panic. Nothing is changed then.
+    ///
+    /// # Cost
+    ///
+    /// An allocation.
+    pub fn set_rate(
+        &self,
+        tokens: u64,
+        period: Duration,
+        burst: u64,
+        carry: Carry,
+    ) -> Result<(), BadSetting> {
+        let new = Box::new(self.limits.changed(tokens, period, burst)?);
+        let now = self.clock.nanos();
+        let mut state = self.state.lock();
+        let State { shares, changed } = &mut *state;
+        shares.change(changed.as_deref().unwrap_or(&self.limits), &new, carry, now);
+        *changed = Some(new);
+        Ok(())
+    }
+
+    fn look<R>(&self, look: impl FnOnce(&Limits, &mut Shares) -> R) -> R {
+        let mut state = self.state.lock();
+        let State { shares, changed } = &mut *state;
+        look(changed.as_deref().unwrap_or(&self.limits), shares)
     }
 
     fn take(&self, call: Call) -> Result<Permit<'_>, Rejected> {
@@ -193,7 +256,7 @@ impl PriorityBucket {
             return Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded));
         }
         let class = self.limits.class_of(call.priority);
-        let decision = self.shares.lock().take(&self.limits, class, call.cost, now);
+        let decision = self.look(|limits, shares| shares.take(limits, class, call.cost, now));
         match decision {
             Ok(()) => Ok(Permit::new(self, Ticket::new((class as u64) << 32 | u64::from(call.cost), call))),
             Err(Refusal { reason, wait }) => {
@@ -217,14 +280,15 @@ impl Gate for PriorityBucket {
         let (class, estimate) = ((ticket.word() >> 32) as usize, ticket.word() as u32);
         ticket.set_word((class as u64) << 32 | u64::from(actual));
         let now = self.clock.nanos();
-        self.shares.lock().settle(&self.limits, class, estimate, actual, now);
+        self.look(|limits, shares| shares.settle(limits, class, estimate, actual, now));
     }
 
     fn residual(&self) -> Option<Residual> {
         let now = self.clock.nanos();
-        let mut shares = self.shares.lock();
-        shares.advance(&self.limits, now);
-        let wait = shares.until_full(&self.limits);
-        (wait > 0).then(|| until(now.saturating_add(wait)))
+        let wait = self.look(|limits, shares| {
+            let behind = shares.advance(limits, now);
+            Some(shares.until_full(limits)).filter(|wait| *wait > 0).map(|wait| wait.saturating_add(behind))
+        });
+        wait.map(|wait| until(now.saturating_add(wait)))
     }
 }

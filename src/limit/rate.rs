@@ -18,9 +18,9 @@ use crate::error::{absurd, saturating_nanos};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadSetting {
-    setting: &'static str,
-    value: u64,
-    must: &'static str,
+    pub(super) setting: &'static str,
+    pub(super) value: u64,
+    pub(super) must: &'static str,
 }
 
 impl BadSetting {

@@ -117,6 +117,12 @@ impl<'a> Reservation<'a> {
     ///
     /// Dropping the future gives the tokens back.
     pub async fn ready(mut self) -> Result<Permit<'a>, Rejected> {
+        self.turn().await?;
+        Ok(self.into_permit())
+    }
+
+    /// Waits until the tokens are there, and does not use them yet: dropped, it still gives them back.
+    pub(super) async fn turn(&mut self) -> Result<(), Rejected> {
         let mut sleep = pin!(None);
         let mut armed_for = None;
         poll_fn(|context| {
@@ -140,19 +146,31 @@ impl<'a> Reservation<'a> {
                 }
                 ready!(sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
             }
-            if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
-                bucket.line().lock().leave(key);
-            }
-            Poll::Ready(Ok(bucket.permit(self.call)))
+            self.leave_line();
+            Poll::Ready(Ok(()))
         })
         .await
     }
 
+    /// Leaves the line and keeps the tokens, in the state that changes while it waited have left them in.
+    fn leave_line(&mut self) {
+        if let Place::InLine(key) = self.place {
+            let mut line = self.bucket.line().lock();
+            let waiter = line.get_mut(key);
+            let version = self.bucket.shared.version();
+            self.taken = Taken { next: waiter.next, cost: waiter.cost, wait: 0, version };
+            let waker = waiter.forget();
+            line.leave(key);
+            self.place = Place::Ready;
+            drop(line);
+            drop(waker);
+        }
+    }
+
     /// Takes the tokens as a permit, whether or not their time has come: for those who see to that themselves.
     pub fn into_permit(mut self) -> Permit<'a> {
-        if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
-            self.bucket.line().lock().leave(key);
-        }
+        self.leave_line();
+        self.place = Place::Gone;
         self.bucket.permit(self.call)
     }
 
@@ -180,12 +198,14 @@ impl Drop for Reservation<'_> {
         let now = bucket.clock.nanos();
         let mut line = bucket.line().lock();
         let rate = bucket.shared.rate();
+        let mut waker = None;
         let (next, cost) = match *place {
             // A rate that has changed counts differently: rather nothing back than too much.
             Place::Ready if taken.version != bucket.shared.version() => return,
             Place::Ready | Place::Gone => (taken.next, taken.cost),
             Place::InLine(key) => {
                 let waiter = line.get_mut(key);
+                waker = waiter.forget();
                 (waiter.next, waiter.cost)
             }
         };
@@ -197,5 +217,6 @@ impl Drop for Reservation<'_> {
             _ => line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(back)),
         };
         wake(line, woken);
+        drop(waker);
     }
 }

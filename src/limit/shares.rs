@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::rate::Rate;
+use super::change::Carry;
+use super::rate::{BadSetting, Rate};
 use crate::error::{Reason, absurd, saturating_nanos};
 
 /// How many classes there may be, and the last one.
@@ -45,14 +46,19 @@ impl Class {
 impl Limits {
     /// With it the largest amount fits: 2^40 tokens of 10^6 × 2^63 units.
     const MAX_BURST: u64 = 1 << 40;
+    const AT_MOST: &'static str = "must be at most 1099511627776 (2^40)";
 
     #[track_caller]
     pub(super) const fn new(tokens: u64, period: Duration) -> Self {
-        let nanos = saturating_nanos(period) as u128;
         // For its checks, which are those of every bucket.
         let _ = Rate::expect(tokens, period, None);
+        Self::unchecked(tokens, period).with_burst(tokens)
+    }
+
+    const fn unchecked(tokens: u64, period: Duration) -> Self {
+        let nanos = saturating_nanos(period) as u128;
         let (token, flow) = (nanos * WHOLE as u128, tokens as u128 * WHOLE as u128);
-        Self { token, burst: 0, flow, classes: [Class::LAST; CLASSES], count: 1 }.with_burst(tokens)
+        Self { token, burst: 0, flow, classes: [Class::LAST; CLASSES], count: 1 }
     }
 
     #[track_caller]
@@ -61,13 +67,25 @@ impl Limits {
             absurd("burst", tokens, "must be at least 1");
         }
         if tokens > Self::MAX_BURST {
-            absurd("burst", tokens, "must be at most 1099511627776 (2^40)");
+            absurd("burst", tokens, Self::AT_MOST);
         }
         if self.count > 1 {
             absurd("burst", tokens, "must be set before the classes");
         }
         self.burst = tokens as u128 * self.token;
         self
+    }
+
+    /// The same classes and shares of another rate.
+    pub(super) fn changed(&self, tokens: u64, period: Duration, burst: u64) -> Result<Self, BadSetting> {
+        if burst > Self::MAX_BURST {
+            return Err(BadSetting { setting: "burst", value: burst, must: Self::AT_MOST });
+        }
+        Rate::new(tokens, period, burst)?;
+        let mut changed =
+            Self { classes: self.classes, count: self.count, ..Self::unchecked(tokens, period) };
+        changed.burst = u128::from(burst) * changed.token;
+        changed.arranged()
     }
 
     #[track_caller]
@@ -86,33 +104,41 @@ impl Limits {
         if share > WHOLE {
             absurd("share", share, "millionths must be at most 1000000");
         }
-        let mut class = Class { from, share, ..Class::LAST };
-        if share > 0 {
-            class.flow = self.flow / WHOLE as u128 * share as u128;
-            class.reserve = self.burst / WHOLE as u128 * share as u128 / 2;
-            if class.reserve < self.token {
-                class.reserve = self.token;
-            }
-        }
-        self.classes[last] = class;
+        self.classes[last] = Class { from, share, ..Class::LAST };
         self.count += 1;
-        self.arranged()
-    }
-
-    /// Checks the shares, and says what each class leaves of the common tokens.
-    #[track_caller]
-    const fn arranged(mut self) -> Self {
-        let (mut shares, mut reserved, mut i) = (0, 0, 0);
+        let (mut shares, mut i) = (0, 0);
         while i < self.count {
             shares += self.classes[i].share;
-            reserved += self.classes[i].reserve;
             i += 1;
         }
         if shares > WHOLE {
             absurd("share", shares, "millionths in all must be at most 1000000");
         }
+        match self.arranged() {
+            Ok(limits) => limits,
+            Err(BadSetting { setting, value, must }) => absurd(setting, value, must),
+        }
+    }
+
+    /// Gives each class the reserve and the flow of its share, and says what it leaves of the common tokens.
+    const fn arranged(mut self) -> Result<Self, BadSetting> {
+        let (mut reserved, mut i) = (0, 0);
+        while i < self.count {
+            let share = self.classes[i].share as u128;
+            if share > 0 {
+                let reserve = self.burst / WHOLE as u128 * share / 2;
+                self.classes[i].reserve = if reserve < self.token { self.token } else { reserve };
+                self.classes[i].flow = self.flow / WHOLE as u128 * share;
+            }
+            reserved += self.classes[i].reserve;
+            i += 1;
+        }
+        if self.count == 1 {
+            return Ok(self);
+        }
         if reserved + self.token > self.burst {
-            absurd("burst", (self.burst / self.token) as u64, "must hold more than the reserves");
+            let value = (self.burst / self.token) as u64;
+            return Err(BadSetting { setting: "burst", value, must: "must hold more than the reserves" });
         }
         // Less a token, so that the last class can be served when nothing is missing.
         let spare = self.burst - reserved - self.token;
@@ -121,7 +147,23 @@ impl Limits {
             self.classes[i].leaves = spare / 2 / (self.count as u128 - 1) * i as u128;
             i += 1;
         }
-        self
+        Ok(self)
+    }
+
+    /// Turns units of other limits into units of these, rounded down.
+    const fn convert(&self, units: u128, from: &Self) -> u128 {
+        let (period, its_period) = (self.token / WHOLE as u128, from.token / WHOLE as u128);
+        // In three parts, since the product need not fit: tokens, millionths of them, and nanoseconds of the period.
+        let (tokens, rest) = (units / from.token, units % from.token);
+        let part = rest / its_period * period + rest % its_period * period / its_period;
+        tokens.saturating_mul(self.token).saturating_add(part)
+    }
+
+    /// What there is of `units` of other limits when it keeps its proportion to the burst, rounded down.
+    const fn scaled(&self, units: u128, from: &Self) -> u128 {
+        let (burst, its_burst) = (self.burst / self.token, from.burst / from.token);
+        let units = self.convert(units, from);
+        (units / its_burst).saturating_mul(burst).saturating_add(units % its_burst * burst / its_burst)
     }
 
     pub(super) fn class_of(&self, priority: u8) -> usize {
@@ -167,28 +209,32 @@ pub(super) struct Refusal {
 impl Shares {
     pub(super) const FULL: Self = Self { at: 0, whole: 0, reserves: [0; CLASSES] };
 
-    /// A time that was read before another call's changes nothing: time only moves forward.
-    pub(super) fn advance(&mut self, limits: &Limits, now: u64) {
+    /// A time that was read before another call's changes nothing: time only moves forward. Returns how much earlier it
+    /// was, which whoever waits has to wait too.
+    pub(super) fn advance(&mut self, limits: &Limits, now: u64) -> u64 {
+        let behind = self.at.saturating_sub(now);
         let nanos = u128::from(now.saturating_sub(self.at));
         self.at = self.at.max(now);
         self.whole = self.whole.saturating_sub(nanos.saturating_mul(limits.flow));
         for (missing, class) in self.reserves.iter_mut().zip(limits.classes()) {
             *missing = missing.saturating_sub(nanos.saturating_mul(class.flow));
         }
+        behind
     }
 
     pub(super) fn take(&mut self, limits: &Limits, class: usize, cost: u32, now: u64) -> Result<(), Refusal> {
-        self.advance(limits, now);
+        let behind = self.advance(limits, now);
         let cost = u128::from(cost) * limits.token;
         // Also if it costs nothing: a debt has to be paid first.
-        if self.whole.saturating_add(cost) > limits.burst {
-            Err(Refusal { reason: Reason::RateLimited, wait: self.wait(limits, class, cost) })
+        let reason = if self.whole.saturating_add(cost) > limits.burst {
+            Reason::RateLimited
         } else if cost > self.reserve(limits, class) && cost > self.open(limits, class) {
-            Err(Refusal { reason: Reason::Shed, wait: self.wait(limits, class, cost) })
+            Reason::Shed
         } else {
             self.charge(limits, class, cost);
-            Ok(())
-        }
+            return Ok(());
+        };
+        Err(Refusal { reason, wait: self.wait(limits, class, cost).map(|wait| wait.saturating_add(behind)) })
     }
 
     /// Takes it from the class's reserve as far as that goes, and all of it from the whole.
@@ -207,6 +253,28 @@ impl Shares {
             self.whole = self.whole.saturating_sub(back);
             self.reserves[class] = self.reserves[class].saturating_sub(back);
         }
+    }
+
+    /// Goes over to other limits. Rounding down keeps what is promised: the reserves still hold no more than the whole.
+    pub(super) fn change(&mut self, old: &Limits, new: &Limits, carry: Carry, now: u64) {
+        self.advance(old, now);
+        let carried = |level: u128| match carry {
+            Carry::AsIs => new.convert(level, old),
+            Carry::Scaled => new.scaled(level, old),
+            Carry::Full => u128::MAX,
+        };
+        for class in 0..old.count {
+            let reserve = new.classes[class].reserve;
+            self.reserves[class] = reserve - carried(self.reserve(old, class)).min(reserve);
+        }
+        self.whole = match self.whole.checked_sub(old.burst) {
+            // A debt stays as it is, rounded up.
+            Some(debt) if debt > 0 && carry != Carry::Full => {
+                let rounding = u128::from(new.token != old.token);
+                new.burst.saturating_add(new.convert(debt, old)).saturating_add(rounding)
+            }
+            _ => new.burst - carried(self.whole(old)).min(new.burst),
+        };
     }
 
     /// What is there; 0 if there is a debt.

@@ -5,7 +5,11 @@
 //! memory lies, which core runs what) and differs from one start to the next far more than within one: such a case
 //! runs in several processes, and a figure is the median over them.
 //!
-//! The first peer is measured twice, as itself and as "(again)": what differs between the two is noise.
+//! The first peer is measured twice, as itself and as "(again)": what differs between the two is noise. The order within
+//! a round is shuffled, so that no peer always finds what another has left in the caches.
+//!
+//! A case can also ask for tails. Then each round has further slices in which every operation is timed by itself, and
+//! which count for nothing else: what the clock costs would spoil the rates, and threads that read it meet less often.
 
 use std::any::Any;
 use std::env;
@@ -43,6 +47,7 @@ pub struct Case {
     peers: Vec<Peer>,
     bar: Option<(&'static str, f64)>,
     hold: fn() -> Box<dyn Any>,
+    tails: bool,
 }
 
 struct Peer {
@@ -54,6 +59,8 @@ struct Peer {
 struct Start {
     line: Barrier,
     is_over: AtomicBool,
+    /// Each operation is timed.
+    is_timed: bool,
 }
 
 /// What one thread did in a slice.
@@ -61,24 +68,68 @@ struct Lap {
     start: Instant,
     end: Instant,
     operations: u64,
+    times: Times,
 }
 
-/// What is known about a peer: operations a second of all threads together, in each slice or launch.
+/// What is known about a peer, in each slice or launch.
 struct Row {
     threads: usize,
     peer: String,
+    /// Operations a second of all threads together.
     rates: Vec<f64>,
+    /// Operations of the slowest thread per one of the fastest.
+    evenness: Vec<f64>,
+    /// The nanoseconds that 999 of 1,000 operations take at most, with a reading of the clock.
+    tails: Vec<f64>,
+}
+
+/// How many operations took how long, to within a sixteenth.
+struct Times(Vec<u64>);
+
+impl Times {
+    const FINE: u32 = 4;
+
+    fn new() -> Self {
+        Self(vec![0; 64 << Self::FINE])
+    }
+
+    fn count(&mut self, time: Duration) {
+        let nanos = (time.as_nanos() as u64).max(1 << Self::FINE);
+        let shift = nanos.ilog2() - Self::FINE;
+        self.0[(u64::from(shift) << Self::FINE) as usize + (nanos >> shift) as usize - (1 << Self::FINE)] +=
+            1;
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// The time that so large a share stays below.
+    fn below(&self, share: f64) -> f64 {
+        let mut left = (self.0.iter().sum::<u64>() as f64 * share) as u64;
+        let at =
+            self.0.iter().position(|count| left.checked_sub(*count).inspect(|rest| left = *rest).is_none());
+        at.map_or(f64::NAN, |at| {
+            (((at % (1 << Self::FINE)) + (1 << Self::FINE) + 1) << (at >> Self::FINE)) as f64
+        })
+    }
 }
 
 impl Case {
     /// A case for one thread.
     pub fn new(name: &'static str) -> Self {
-        Self { name, threads: &[1], peers: Vec::new(), bar: None, hold: || Box::new(()) }
+        Self { name, threads: &[1], peers: Vec::new(), bar: None, hold: || Box::new(()), tails: false }
     }
 
     /// Measures with so many threads, one number after the other.
     pub fn threads(mut self, threads: &'static [usize]) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Also measures how long the slowest operations take, and how evenly threads come to theirs.
+    pub fn tails(mut self) -> Self {
+        self.tails = true;
         self
     }
 
@@ -132,26 +183,37 @@ impl Case {
         let mut rows: Vec<Row> = (0..entrants.len())
             .map(|at| {
                 let again = if at == again { " (again)" } else { "" };
-                Row { threads, peer: format!("{}{again}", entrants[at].name), rates: Vec::new() }
+                Row::new(threads, format!("{}{again}", entrants[at].name))
             })
             .collect();
+        let mut times: Vec<Times> = rows.iter().map(|_| Times::new()).collect();
+        let mut order: Vec<usize> = (0..entrants.len()).collect();
+        let mut seed = 1;
         for round in 0..=effort.rounds {
-            // Each round starts with another peer, so that none always follows the same one.
-            for at in (0..entrants.len()).map(|turn| (turn + round) % entrants.len()) {
-                let rate = self.slice(entrants[at], threads, effort.slice);
+            shuffle(&mut order, &mut seed);
+            for &at in &order {
+                let laps = self.slice(entrants[at], threads, effort.slice, false);
                 // The first round warms up.
                 if round > 0 {
-                    rows[at].rates.push(rate);
+                    rows[at].hear(&laps);
                 }
             }
+            // Fewer of these: a slice has many operations, and a rate is only one number.
+            for &at in order.iter().filter(|_| self.tails && round % 3 == 1) {
+                let laps = self.slice(entrants[at], threads, effort.slice, true);
+                laps.iter().for_each(|lap| times[at].add(&lap.times));
+            }
+        }
+        for (row, times) in rows.iter_mut().zip(times).filter(|_| self.tails) {
+            row.tails.push(times.below(0.999));
         }
         rows
     }
 
-    /// Runs one peer for one slice and returns the operations a second of all threads together.
-    fn slice(&self, peer: &Peer, threads: usize, length: Duration) -> f64 {
-        let start = Start { line: Barrier::new(threads + 1), is_over: AtomicBool::new(false) };
-        let laps: Vec<Lap> = thread::scope(|scope| {
+    /// Runs one peer for one slice and returns what its threads did.
+    fn slice(&self, peer: &Peer, threads: usize, length: Duration, is_timed: bool) -> Vec<Lap> {
+        let start = Start { line: Barrier::new(threads + 1), is_over: AtomicBool::new(false), is_timed };
+        thread::scope(|scope| {
             let runner = || {
                 let _held = (self.hold)();
                 (peer.run)(&start)
@@ -161,11 +223,7 @@ impl Case {
             thread::sleep(length);
             start.is_over.store(true, Ordering::Relaxed);
             runners.into_iter().map(|runner| runner.join().expect("a peer panicked")).collect()
-        });
-        let first = laps.iter().map(|lap| lap.start).min();
-        let last = laps.iter().map(|lap| lap.end).max();
-        let time = last.zip(first).map_or(Duration::ZERO, |(last, first)| last - first);
-        laps.iter().map(|lap| lap.operations).sum::<u64>() as f64 / time.as_secs_f64()
+        })
     }
 
     /// Measures in processes of their own; each gives one rate per peer.
@@ -186,7 +244,11 @@ impl Case {
             for (at, line) in String::from_utf8_lossy(&output.stdout).lines().enumerate() {
                 let row = Row::from_line(line).ok_or_else(|| format!("not a row: {line}"))?;
                 match rows.get_mut(at) {
-                    Some(known) => known.rates.extend(row.rates),
+                    Some(known) => {
+                        known.rates.extend(row.rates);
+                        known.evenness.extend(row.evenness);
+                        known.tails.extend(row.tails);
+                    }
                     None => rows.push(row),
                 }
             }
@@ -197,7 +259,7 @@ impl Case {
     /// What a process of its own does: measures and prints one line per row.
     pub fn one_launch(&self, effort: &Effort) {
         for row in self.threads.iter().flat_map(|&threads| self.measure(threads, effort)) {
-            println!("{}\t{}\t{}", row.threads, row.peer, row.rate());
+            println!("{}\t{}\t{}\t{}\t{}", row.threads, row.peer, row.rate(), row.even(), row.tail());
         }
     }
 
@@ -212,7 +274,12 @@ impl Case {
         if tsv {
             for row in &rows {
                 let Row { threads, peer, .. } = row;
-                println!("{area}\t{}\t{peer}\t{threads}\tops_per_s\t{:.0}", self.name, row.rate());
+                let case = format!("{area}\t{}\t{peer}\t{threads}", self.name);
+                println!("{case}\tops_per_s\t{:.0}", row.rate());
+                if self.tails {
+                    println!("{case}\tp999_ns\t{:.0}", row.tail());
+                    println!("{case}\tevenness\t{:.3}", row.even());
+                }
             }
         } else {
             self.print(area, &rows);
@@ -223,11 +290,17 @@ impl Case {
     fn print(&self, area: &str, rows: &[Row]) {
         let width = rows.iter().map(|row| row.peer.len()).max().unwrap_or(0);
         println!("\n{area}: {}", self.name);
-        println!("  {:width$}  threads    ns/op  million ops/s  times the first  spread", "peer");
+        let tails = if self.tails { "  p99.9 ns  slowest thread" } else { "" };
+        println!("  {:width$}  threads    ns/op  million ops/s  times the first  spread{tails}", "peer");
         for row in rows {
             let first = rows.iter().find(|first| first.threads == row.threads).map_or(f64::NAN, Row::rate);
+            let tails = if self.tails {
+                format!("  {:>8.0}  {:>14.2}", row.tail(), row.even())
+            } else {
+                String::new()
+            };
             println!(
-                "  {:width$}  {:>7}  {:>7.1}  {:>13.2}  {:>15.2}  {:>4.0} %",
+                "  {:width$}  {:>7}  {:>7.1}  {:>13.2}  {:>15.2}  {:>4.0} %{tails}",
                 row.peer,
                 row.threads,
                 row.nanos(),
@@ -256,29 +329,72 @@ impl Start {
     /// Waits for the other threads, then runs `operation` until the slice is over.
     fn lap<R>(&self, mut operation: impl FnMut() -> R) -> Lap {
         self.line.wait();
+        let mut times = Times::new();
         let start = Instant::now();
         let mut operations = 0;
         while !self.is_over.load(Ordering::Relaxed) {
-            for _ in 0..BATCH {
-                black_box(operation());
+            if self.is_timed {
+                let mut before = Instant::now();
+                for _ in 0..BATCH {
+                    black_box(operation());
+                    let after = Instant::now();
+                    times.count(after - before);
+                    before = after;
+                }
+            } else {
+                for _ in 0..BATCH {
+                    black_box(operation());
+                }
             }
             operations += BATCH;
         }
-        Lap { start, end: Instant::now(), operations }
+        Lap { start, end: Instant::now(), operations, times }
+    }
+}
+
+/// Brings the entrants into another order (R. Durstenfeld, 1964), the same one in every process.
+fn shuffle(order: &mut [usize], seed: &mut u64) {
+    for last in (1..order.len()).rev() {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(last, (*seed >> 33) as usize % (last + 1));
     }
 }
 
 impl Row {
+    fn new(threads: usize, peer: String) -> Self {
+        Self { threads, peer, rates: Vec::new(), evenness: Vec::new(), tails: Vec::new() }
+    }
+
+    /// Counts a slice.
+    fn hear(&mut self, laps: &[Lap]) {
+        let first = laps.iter().map(|lap| lap.start).min();
+        let last = laps.iter().map(|lap| lap.end).max();
+        let time = last.zip(first).map_or(Duration::ZERO, |(last, first)| last - first);
+        let operations = laps.iter().map(|lap| lap.operations);
+        self.rates.push(operations.clone().sum::<u64>() as f64 / time.as_secs_f64());
+        let least = operations.clone().min().unwrap_or(0);
+        self.evenness.push(least as f64 / operations.max().unwrap_or(0).max(1) as f64);
+    }
+
     fn from_line(line: &str) -> Option<Self> {
         let mut fields = line.split('\t');
-        let threads = fields.next()?.parse().ok()?;
-        let peer = fields.next()?.to_string();
-        let rate = fields.next()?.parse().ok()?;
-        Some(Self { threads, peer, rates: vec![rate] })
+        let mut row = Self::new(fields.next()?.parse().ok()?, fields.next()?.to_string());
+        for values in [&mut row.rates, &mut row.evenness, &mut row.tails] {
+            values.push(fields.next()?.parse().ok()?);
+        }
+        Some(row)
     }
 
     fn rate(&self) -> f64 {
-        self.quantile(0.5)
+        quantile(&self.rates, 0.5)
+    }
+
+    fn even(&self) -> f64 {
+        quantile(&self.evenness, 0.5)
+    }
+
+    fn tail(&self) -> f64 {
+        quantile(&self.tails, 0.5)
     }
 
     /// The time between two operations, whichever thread makes them.
@@ -288,16 +404,16 @@ impl Row {
 
     /// How far apart the middle half of the slices or launches lies, as a share of the median.
     fn spread(&self) -> f64 {
-        (self.quantile(0.75) - self.quantile(0.25)) / self.rate()
+        (quantile(&self.rates, 0.75) - quantile(&self.rates, 0.25)) / self.rate()
     }
+}
 
-    fn quantile(&self, share: f64) -> f64 {
-        let mut sorted = self.rates.clone();
-        sorted.sort_by(f64::total_cmp);
-        let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
-        let at = share * last as f64;
-        let below = sorted[at as usize];
-        let above = sorted[last.min(at as usize + 1)];
-        below + (above - below) * at.fract()
-    }
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = share * last as f64;
+    let below = sorted[at as usize];
+    let above = sorted[last.min(at as usize + 1)];
+    below + (above - below) * at.fract()
 }

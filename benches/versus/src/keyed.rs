@@ -4,9 +4,10 @@
 //! second, so that nothing is ever denied, and all know every key before they are measured.
 //!
 //! What is not alike. floodwall's registry has a hard cap, forgets idle keys and no debt, and gives permits that keep
-//! their gate alive; governor's grows for ever and `mutex map` too: 64 maps of plain buckets under a lock each. By
-//! default governor tells the time by the processor's counter and floodwall by the system clock. All hash keys with
-//! SipHash.
+//! their gate alive; rate-net's has a cap too, and a table of the debts of those that went, but only limits and no
+//! permits; governor's grows for ever and `mutex map` too: 64 maps of plain buckets under a lock each. By default
+//! governor tells the time by the processor's counter, floodwall and rate-net by the system clock. All hash keys with
+//! SipHash but rate-net, which uses ahash.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
+use rate_net::Eviction;
 
 use crate::harness::Case;
 
@@ -52,8 +54,10 @@ fn zipf() -> Case {
     let states: DashMapStateStore<u64> = DashMapStateStore::default();
     let governor_std: RateLimiter<u64, _, _, NoOpMiddleware<Instant>> =
         RateLimiter::new(quota, states, MonotonicClock);
+    let rate_net = rate_net_limits(125_000);
     let plain = PlainMap::new();
     for key in 0..KEYS {
+        assert!(rate_net.check_bytes(key.to_le_bytes()).is_allow());
         governor.check_key(&key).unwrap();
         governor_std.check_key(&key).unwrap();
         plain.take(key);
@@ -72,6 +76,9 @@ fn zipf() -> Case {
         .peer("governor, std", (governor_std, Draws), |(limiter, draws)| {
             limiter.check_key(&draws.next()).unwrap();
         })
+        .peer("rate-net", (rate_net, Draws), |(limiter, draws)| {
+            assert!(limiter.check_bytes(draws.next().to_le_bytes()).is_allow());
+        })
         .peer("mutex map", (plain, Draws), |(map, draws)| map.take(draws.next()))
         .peer("the draw alone", Draws, Draws::next)
 }
@@ -83,7 +90,15 @@ fn one_key() -> Case {
         .peer("floodwall", limits(Clock::system(), 100), |limits| limits.try_acquire(&7).unwrap().success())
         .peer("floodwall, tsc", limits(Clock::tsc(), 100), |limits| limits.try_acquire(&7).unwrap().success())
         .peer("governor", RateLimiter::dashmap(quota), |limiter| limiter.check_key(&7u64).unwrap())
+        .peer("rate-net", rate_net_limits(100), |limiter| {
+            assert!(limiter.check_bytes(7u64.to_le_bytes()).is_allow());
+        })
         .peer("mutex map", PlainMap::new(), |map| map.take(7))
+}
+
+fn rate_net_limits(max_keys: usize) -> rate_net::RateLimiter {
+    let limits = rate_net::RateLimiter::builder().per_second(BILLION);
+    limits.eviction(Eviction::capacity(max_keys)).build()
 }
 
 /// A flood of new keys against a full registry. governor keeps them all, so it is not asked.
@@ -96,6 +111,9 @@ fn new_keys() -> Case {
         })
         .peer("floodwall, 100k", (limits(Clock::system(), 100_000), count()), |(limits, next)| {
             limits.try_acquire(&(next.fetch_add(1, Ordering::Relaxed) as u64)).unwrap().success();
+        })
+        .peer("rate-net", (rate_net_limits(10_000), count()), |(limiter, next)| {
+            limiter.check_bytes((next.fetch_add(1, Ordering::Relaxed) as u64).to_le_bytes())
         })
 }
 

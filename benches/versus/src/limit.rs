@@ -5,16 +5,20 @@
 //!
 //! What is not alike. By default governor tells the time by the processor's counter and floodwall by the system clock,
 //! so each also runs on the other's. floodwall reads the clock again after a lost race, governor and `mutex` do not.
-//! floodwall's denial says how long to wait, governor's can be asked, and leaky-bucket's is a bare `false`.
+//! floodwall's denial says how long to wait, and so do better-bucket's and rate-net's; governor's can be asked, and
+//! leaky-bucket's is a bare `false`. better-bucket and rate-net tell the time by the system clock; "rate-net, coarse" by
+//! a clock of its own that a thread moves every millisecond, and which may lag behind: no thread of ours does that.
 //! leaky-bucket reads no clock while it has tokens; for that it adds tokens once per interval, not evenly.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use better_bucket::Bucket;
 use floodwall::{Clock, Gate, TokenBucket};
 use governor::clock::MonotonicClock;
 use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
+use rate_net::{CoarseClock, DirectLimiter};
 
 use crate::harness::Case;
 
@@ -29,7 +33,8 @@ fn admitted() -> Case {
     let bucket = || TokenBucket::per_second(BILLION.into());
     let quota = Quota::per_second(NonZeroU32::new(BILLION).unwrap());
     Case::new("admitted")
-        .threads(&[1, 2, 4])
+        .threads(&[1, 2, 4, 8])
+        .tails()
         .peer("floodwall", bucket(), |bucket| bucket.try_acquire().unwrap().success())
         .peer("floodwall, tsc", bucket().clock(Clock::tsc()), |bucket| {
             bucket.try_acquire().unwrap().success();
@@ -37,6 +42,11 @@ fn admitted() -> Case {
         .peer("governor", RateLimiter::direct(quota), |limiter| limiter.check().unwrap())
         .peer("governor, std", RateLimiter::direct_with_clock(quota, MonotonicClock), |limiter| {
             limiter.check().unwrap();
+        })
+        .peer("better-bucket", Bucket::per_second(BILLION), |bucket| assert!(bucket.acquire(1).is_allowed()))
+        .peer("rate-net", DirectLimiter::per_second(BILLION), |limiter| assert!(limiter.check().is_allow()))
+        .peer("rate-net, coarse", DirectLimiter::per_second(BILLION).with_clock(coarse()), |limiter| {
+            assert!(limiter.check().is_allow());
         })
         .peer("leaky-bucket", leaky(BILLION as usize, Duration::from_secs(1)), |limiter| {
             assert!(limiter.try_acquire(1));
@@ -55,22 +65,37 @@ fn denied() -> Case {
     governor.check().unwrap();
     let governor_std = RateLimiter::direct_with_clock(quota, MonotonicClock);
     governor_std.check().unwrap();
+    let better_bucket = Bucket::per_duration(1, HOUR);
+    assert!(better_bucket.acquire(1).is_allowed());
+    let hourly = rate_net::Quota::rate(1, HOUR).unwrap();
+    let rate_net = DirectLimiter::with_quota(hourly);
+    assert!(rate_net.check().is_allow());
+    let rate_net_coarse = DirectLimiter::with_quota(hourly).with_clock(coarse());
+    assert!(rate_net_coarse.check().is_allow());
     let leaky = leaky(1, HOUR);
     assert!(leaky.try_acquire(1));
     let plain = Plain::new(1.0 / HOUR.as_secs_f64(), 1.0);
     plain.take().unwrap();
     Case::new("denied")
-        .threads(&[1, 2, 4])
+        .threads(&[1, 2, 4, 8])
+        .tails()
         .peer("floodwall", bucket(Clock::system()), |bucket| bucket.try_acquire().unwrap_err())
         .peer("floodwall, tsc", bucket(Clock::tsc()), |bucket| bucket.try_acquire().unwrap_err())
         .peer("governor", governor, |limiter| limiter.check().unwrap_err())
         .peer("governor, std", governor_std, |limiter| limiter.check().unwrap_err())
+        .peer("better-bucket", better_bucket, |bucket| bucket.acquire(1).retry_after().unwrap())
+        .peer("rate-net", rate_net, |limiter| limiter.check().retry_after().unwrap())
+        .peer("rate-net, coarse", rate_net_coarse, |limiter| limiter.check().retry_after().unwrap())
         .peer("leaky-bucket", leaky, |limiter| assert!(!limiter.try_acquire(1)))
         .peer("mutex", plain, |bucket| bucket.take().unwrap_err())
 }
 
 fn leaky(tokens: usize, interval: Duration) -> leaky_bucket::RateLimiter {
     leaky_bucket::RateLimiter::builder().max(tokens).initial(tokens).refill(tokens).interval(interval).build()
+}
+
+fn coarse() -> CoarseClock {
+    CoarseClock::spawn(Duration::from_millis(1)).unwrap()
 }
 
 /// What one writes without a crate: a count of tokens under a lock.

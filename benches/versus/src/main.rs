@@ -29,12 +29,14 @@ Puts floodwall and its peers side by side, in short slices that take turns.
 usage: cargo run --release -- [AREA..] [--quick] [--tsv]
 
   AREA     what to measure; all areas if none is named
-  --quick  under a minute per area, rougher figures
+  --quick  about a minute per area, rougher figures
   --tsv    lines of area, case, peer, threads, metric, value instead of tables
 
 ns/op is the time between two operations, whichever thread makes them. \"times the first\" is the rate divided by that
 of the first peer. \"spread\" is how far apart the middle half of the slices (or launches) lies. What differs between
-a peer and the same one \"(again)\" is noise. Leave the machine alone meanwhile: threads that have to share a core with
+a peer and the same one \"(again)\" is noise. \"p99.9 ns\" is what 999 of 1,000 operations take at most, each timed by
+itself and with the clock's reading in it; \"slowest thread\" is what it got done per operation of the fastest (with more
+threads than cores both say more about the system's scheduler than about the peer). Leave the machine alone meanwhile: threads that have to share a core with
 another program do not meet, and what they fight for looks cheap; a wide spread tells.
 
 areas:";
