@@ -3,8 +3,8 @@
 //! Keys are drawn by Zipf's law (exponent 1) beforehand, a sequence for each thread. All run at a billion tokens a
 //! second, so that nothing is ever denied, and all know every key before they are measured.
 //!
-//! What is not alike. floodwall's registry has a hard cap, forgets idle keys and no debt, and gives permits that keep
-//! their gate alive; rate-net's has a cap too, and a table of the debts of those that went, but only limits and no
+//! What is not alike. `floodwall` is `TokenBuckets`, limits of one rate, as all the others are; `floodwall, Keyed` takes any
+//! gate and gives permits that keep theirs alive. Both have a hard cap and forget no debt; rate-net's has a cap too, and a table of the debts of those that went, but only limits and no
 //! permits; governor's grows for ever and `mutex map` too: 64 maps of plain buckets under a lock each. By default
 //! governor tells the time by the processor's counter, floodwall and rate-net by the system clock. All hash keys with
 //! SipHash but rate-net, which uses ahash.
@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use floodwall::{Clock, Keyed, TokenBucket};
+use floodwall::{Clock, Keyed, TokenBucket, TokenBuckets};
 use governor::clock::MonotonicClock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
@@ -43,8 +43,17 @@ fn limits(clock: Clock, max_keys: usize) -> Keyed<u64, TokenBucket> {
         .clock(clock)
 }
 
+fn buckets(clock: Clock, max_keys: usize) -> TokenBuckets<u64> {
+    TokenBuckets::per_second(BILLION.into()).max_keys(max_keys).clock(clock)
+}
+
 fn zipf() -> Case {
     let ours = |clock| {
+        let limits = buckets(clock, 125_000);
+        (0..KEYS).for_each(|key| limits.try_acquire(&key).unwrap());
+        (limits, Draws)
+    };
+    let keyed = |clock| {
         let limits = limits(clock, 125_000);
         (0..KEYS).for_each(|key| limits.try_acquire(&key).unwrap().success());
         (limits, Draws)
@@ -65,9 +74,15 @@ fn zipf() -> Case {
     Case::new("zipf")
         .threads(&[1, 2, 4, 8])
         .peer("floodwall", ours(Clock::system()), |(limits, draws)| {
-            limits.try_acquire(&draws.next()).unwrap().success();
+            limits.try_acquire(&draws.next()).unwrap();
         })
         .peer("floodwall, tsc", ours(Clock::tsc()), |(limits, draws)| {
+            limits.try_acquire(&draws.next()).unwrap();
+        })
+        .peer("floodwall, Keyed", keyed(Clock::system()), |(limits, draws)| {
+            limits.try_acquire(&draws.next()).unwrap().success();
+        })
+        .peer("floodwall, Keyed, tsc", keyed(Clock::tsc()), |(limits, draws)| {
             limits.try_acquire(&draws.next()).unwrap().success();
         })
         .peer("governor", (governor, Draws), |(limiter, draws)| {
@@ -87,8 +102,11 @@ fn one_key() -> Case {
     let quota = Quota::per_second(NonZeroU32::new(BILLION).unwrap());
     Case::new("one key")
         .threads(&[1, 2, 4])
-        .peer("floodwall", limits(Clock::system(), 100), |limits| limits.try_acquire(&7).unwrap().success())
-        .peer("floodwall, tsc", limits(Clock::tsc(), 100), |limits| limits.try_acquire(&7).unwrap().success())
+        .peer("floodwall", buckets(Clock::system(), 100), |limits| limits.try_acquire(&7).unwrap())
+        .peer("floodwall, tsc", buckets(Clock::tsc(), 100), |limits| limits.try_acquire(&7).unwrap())
+        .peer("floodwall, Keyed", limits(Clock::system(), 100), |limits| {
+            limits.try_acquire(&7).unwrap().success();
+        })
         .peer("governor", RateLimiter::dashmap(quota), |limiter| limiter.check_key(&7u64).unwrap())
         .peer("rate-net", rate_net_limits(100), |limiter| {
             assert!(limiter.check_bytes(7u64.to_le_bytes()).is_allow());
@@ -106,10 +124,16 @@ fn new_keys() -> Case {
     let count = || AtomicUsize::new(0);
     Case::new("new keys, full")
         .threads(&[1, 2])
-        .peer("floodwall", (limits(Clock::system(), 10_000), count()), |(limits, next)| {
+        .peer("floodwall", (buckets(Clock::system(), 10_000), count()), |(limits, next)| {
+            limits.try_acquire(&(next.fetch_add(1, Ordering::Relaxed) as u64)).unwrap();
+        })
+        .peer("floodwall, 100k", (buckets(Clock::system(), 100_000), count()), |(limits, next)| {
+            limits.try_acquire(&(next.fetch_add(1, Ordering::Relaxed) as u64)).unwrap();
+        })
+        .peer("floodwall, Keyed", (limits(Clock::system(), 10_000), count()), |(limits, next)| {
             limits.try_acquire(&(next.fetch_add(1, Ordering::Relaxed) as u64)).unwrap().success();
         })
-        .peer("floodwall, 100k", (limits(Clock::system(), 100_000), count()), |(limits, next)| {
+        .peer("floodwall, Keyed, 100k", (limits(Clock::system(), 100_000), count()), |(limits, next)| {
             limits.try_acquire(&(next.fetch_add(1, Ordering::Relaxed) as u64)).unwrap().success();
         })
         .peer("rate-net", (rate_net_limits(10_000), count()), |(limiter, next)| {
