@@ -74,4 +74,7 @@ pub use limit::{
 pub use keyed::{At, Keyed};
 
 // Composition.
-pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};
+pub use policy::{
+    Always, Answer, Blocking, Chaos, Fail, Failover, Fallback, Fault, Gated, Inject, Instead, Once, Policy,
+    Replace, Retry, Timeout,
+};

@@ -1,12 +1,17 @@
 //! Composition: [`Policy`], and the tuples that are stacks.
 
 mod admit;
+mod chaos;
+mod failover;
 mod fallback;
+mod health;
 mod retry;
 mod stack;
 mod timeout;
 
 pub use admit::Gated;
+pub use chaos::{Answer, Chaos, Fail, Fault, Inject};
+pub use failover::Failover;
 pub use fallback::{Always, Fallback, Instead, Replace};
 pub use retry::Retry;
 pub use timeout::Timeout;
