@@ -29,6 +29,7 @@ mod acquire;
 mod breaker;
 mod bulkhead;
 mod limit;
+mod shed;
 
 pub mod headers;
 
@@ -69,6 +70,7 @@ pub use limit::{
     AdaptiveRate, AllOf, BadSetting, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket,
 };
+pub use shed::{LatencyShed, LoadShed};
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};

@@ -14,6 +14,7 @@ use crate::limit::{
     AdaptiveRate, AllOf, FixedWindow, PriorityBucket, SlidingCounter, SlidingLog, TokenBucket,
 };
 use crate::park::block_on;
+use crate::shed::{LatencyShed, LoadShed};
 
 /// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
 ///
@@ -96,6 +97,8 @@ gate_policy!([] SlidingCounter, |gate| gate, &AnyError);
 gate_policy!([] SlidingLog, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
+gate_policy!([] LatencyShed, |gate| gate, &AnyError);
+gate_policy!([] LoadShed, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
 gate_policy!([G: Gate] At<G>, |gate| gate, &AnyError);
 gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
@@ -110,6 +113,8 @@ impl Once for SlidingCounter {}
 impl Once for SlidingLog {}
 impl Once for CircuitBreaker {}
 impl Once for Bulkhead {}
+impl Once for LatencyShed {}
+impl Once for LoadShed {}
 impl Once for dyn Gate + '_ {}
 impl<G> Once for At<G> {}
 impl<G> Once for Gated<G> {}
