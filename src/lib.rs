@@ -30,6 +30,7 @@ mod breaker;
 mod bulkhead;
 mod limit;
 mod shed;
+mod throttle;
 
 pub mod headers;
 
@@ -71,6 +72,7 @@ pub use limit::{
     SlidingLog, TokenBucket,
 };
 pub use shed::{LatencyShed, LoadShed};
+pub use throttle::AdaptiveThrottle;
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};

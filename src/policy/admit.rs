@@ -15,6 +15,7 @@ use crate::limit::{
 };
 use crate::park::block_on;
 use crate::shed::{LatencyShed, LoadShed};
+use crate::throttle::AdaptiveThrottle;
 
 /// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
 ///
@@ -96,6 +97,7 @@ gate_policy!([] FixedWindow, |gate| gate, &AnyError);
 gate_policy!([] SlidingCounter, |gate| gate, &AnyError);
 gate_policy!([] SlidingLog, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
+gate_policy!([] AdaptiveThrottle, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] LatencyShed, |gate| gate, &AnyError);
 gate_policy!([] LoadShed, |gate| gate, &AnyError);
@@ -112,6 +114,7 @@ impl Once for FixedWindow {}
 impl Once for SlidingCounter {}
 impl Once for SlidingLog {}
 impl Once for CircuitBreaker {}
+impl Once for AdaptiveThrottle {}
 impl Once for Bulkhead {}
 impl Once for LatencyShed {}
 impl Once for LoadShed {}
