@@ -1,6 +1,6 @@
 //! Gates as policies: admit, run, report.
 
-use super::{Blocking, Once, Policy};
+use super::{Blocking, Errors, Once, Policy};
 use crate::acquire::{Acquire, WaitUpTo};
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
@@ -60,10 +60,15 @@ fn verdict<T, E>(judge: &impl Judge<T, E>, result: &Result<T, Error<E>>) -> Outc
     }
 }
 
-/// Makes a policy of a type, given where its gate and its judge are.
+/// Makes a policy of a type, given where its gate and its judge are, and whether it is of use without errors.
 macro_rules! gate_policy {
     ([$($generics:tt)*] $type:ty, |$this:ident| $gate:expr, $judge:expr) => {
+        gate_policy!([$($generics)*] $type, |$this| $gate, $judge, GIVES);
+    };
+    ([$($generics:tt)*] $type:ty, |$this:ident| $gate:expr, $judge:expr, $errors:ident) => {
         impl<T: Send, E: Send, $($generics)*> Policy<T, E> for $type {
+            const ERRORS: Errors = Errors::$errors;
+
             async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
             where
                 F: Fn(Call) -> Fut + Send + Sync,
@@ -79,6 +84,8 @@ macro_rules! gate_policy {
         }
 
         impl<T, E, $($generics)*> Blocking<T, E> for $type {
+            const ERRORS: Errors = Errors::$errors;
+
             fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
             where
                 F: FnMut(Call) -> Result<T, Error<E>>,
@@ -96,8 +103,8 @@ gate_policy!([] PriorityBucket, |gate| gate, &AnyError);
 gate_policy!([] FixedWindow, |gate| gate, &AnyError);
 gate_policy!([] SlidingCounter, |gate| gate, &AnyError);
 gate_policy!([] SlidingLog, |gate| gate, &AnyError);
-gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
-gate_policy!([] AdaptiveThrottle, |gate| gate, &AnyError);
+gate_policy!([] CircuitBreaker, |gate| gate, &AnyError, NEEDS_AND_GIVES);
+gate_policy!([] AdaptiveThrottle, |gate| gate, &AnyError, NEEDS_AND_GIVES);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] LatencyShed, |gate| gate, &AnyError);
 gate_policy!([] LoadShed, |gate| gate, &AnyError);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::fallback::Always;
 use super::health::{Asked, Memory};
-use super::{Blocking, Policy};
+use super::{Blocking, Errors, Policy};
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Error, absurd, saturating_nanos};
@@ -214,6 +214,8 @@ fn telling<T, E>(result: Result<T, Error<E>>, earlier: Option<Result<T, Error<E>
 }
 
 impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Failover<J> {
+    const ERRORS: Errors = Errors::acting_on(J::HEARS);
+
     async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
     where
         F: Fn(Call) -> Fut + Send + Sync,
@@ -232,6 +234,8 @@ impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Failover<J> {
 }
 
 impl<T, E, J: Judge<T, E>> Blocking<T, E> for Failover<J> {
+    const ERRORS: Errors = Errors::acting_on(J::HEARS);
+
     fn around_blocking<F>(&self, call: Call, mut next: F) -> Result<T, Error<E>>
     where
         F: FnMut(Call) -> Result<T, Error<E>>,
