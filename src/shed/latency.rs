@@ -185,9 +185,11 @@ impl Core {
     /// now. While no slice before this one saw any call end, the rate is not known and nobody is shed.
     fn limit(&self, now: u64) -> Option<u64> {
         let number = now / self.slice;
-        let recent = self.slices.iter().filter(|slice| slice.number.saturating_add(1) >= number);
-        let (ended, time) =
-            recent.fold((0, 0), |(ended, time), slice| (ended + slice.ended, time + slice.time));
+        // Where this slice and the one before are kept, if they are still there.
+        let kept = [number, number.saturating_sub(1)].map(|number| self.slices[Self::place(number)]);
+        let recent = kept.iter().filter(|slice| slice.number.saturating_add(1) >= number);
+        // In the first slice of all both are the same one, twice over, which changes no mean.
+        let (ended, time) = recent.fold((0, 0), |sum, slice| (sum.0 + slice.ended, sum.1 + slice.time));
         if time <= u128::from(ended) * u128::from(self.target) {
             return None;
         }
@@ -199,6 +201,10 @@ impl Core {
         is_known.then_some(u64::try_from(limit).unwrap_or(u64::MAX).max(1))
     }
 
+    const fn place(number: u64) -> usize {
+        (number % SLICES as u64) as usize
+    }
+
     fn end(&mut self, start: u64, outcome: Outcome, now: u64) {
         self.running -= 1;
         let took = now.saturating_sub(start);
@@ -208,7 +214,7 @@ impl Core {
             _ => return,
         };
         let number = now / self.slice;
-        let slice = &mut self.slices[(number % SLICES as u64) as usize];
+        let slice = &mut self.slices[Self::place(number)];
         // A clock that went back counts into the newer slice.
         if slice.number < number {
             *slice = Slice { number, served: 0, ended: 0, time: 0 };
