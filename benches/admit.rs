@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use floodwall::{
-    Bulkhead, CircuitBreaker, Clock, FixedWindow, Gate, SlidingCounter, SlidingLog, TokenBucket,
+    AdaptiveThrottle, Bulkhead, CircuitBreaker, Clock, FixedWindow, Gate, LatencyShed, LoadShed,
+    SlidingCounter, SlidingLog, TokenBucket,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -72,5 +73,35 @@ fn breaker(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, clock, bucket, windows, bulkhead, breaker);
+fn shedding(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("throttle");
+    let throttle = AdaptiveThrottle::new();
+    let call = || throttle.try_acquire().map(|permit| permit.success());
+    group.bench_function("all accepted", |bencher| bencher.iter(call));
+    // A failure now and then, which is the usual state of things.
+    (0..100).for_each(|_| throttle.try_acquire().unwrap().failure());
+    group.bench_function("most accepted", |bencher| bencher.iter(call));
+    let throttle = AdaptiveThrottle::new();
+    group.bench_function("none accepted", |bencher| {
+        bencher.iter(|| throttle.try_acquire().map(|permit| permit.failure()));
+    });
+    group.finish();
+    let mut group = criterion.benchmark_group("shed");
+    let shed = LoadShed::by(|| 0.5);
+    group.bench_function("load/admitted", |bencher| bencher.iter(|| shed.try_acquire().unwrap().success()));
+    let shed = LoadShed::by(|| 0.9);
+    group.bench_function("load/half", |bencher| {
+        bencher.iter(|| shed.try_acquire().map(|permit| permit.success()));
+    });
+    let shed = LatencyShed::above(HOUR);
+    group
+        .bench_function("latency/admitted", |bencher| bencher.iter(|| shed.try_acquire().unwrap().success()));
+    let shed = LatencyShed::above(Duration::from_nanos(1));
+    group.bench_function("latency/above the target", |bencher| {
+        bencher.iter(|| shed.try_acquire().unwrap().success());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, clock, bucket, windows, bulkhead, breaker, shedding);
 criterion_main!(benches);

@@ -11,7 +11,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use floodwall::{Blocking, Bulkhead, CircuitBreaker, Exponential, Gate, Policy, Retry, Timeout, TokenBucket};
+use floodwall::{
+    Blocking, Bulkhead, Call, Chaos, CircuitBreaker, Exponential, Failover, Gate, Policy, Retry, Timeout,
+    TokenBucket,
+};
 
 type Gates = (CircuitBreaker, Bulkhead, TokenBucket);
 
@@ -30,6 +33,16 @@ fn blocking(criterion: &mut Criterion) {
     group.bench_function("three gates", |bencher| bencher.iter(|| three.call_blocking(work).unwrap()));
     // What the stack of three is measured by.
     group.bench_function("three gates by hand", |bencher| bencher.iter(|| by_hand(&three)));
+    let failover = Failover::new(3);
+    group.bench_function("failover, all well", |bencher| bencher.iter(|| failover.call_blocking(work)));
+    let resting = Failover::new(3).rest_for(Duration::from_secs(3_600)).max_rest(Duration::from_secs(3_600));
+    let down = |call: Call| if call.alternate() == 0 { Err(()) } else { Ok(()) };
+    resting.call_blocking_with(Call::new(), down).unwrap();
+    group.bench_function("failover, one rests", |bencher| bencher.iter(|| resting.call_blocking(work)));
+    let chaos = Chaos::fail(0.0, || unreachable!("at a rate of 0"));
+    group.bench_function("chaos, disabled", |bencher| bencher.iter(|| chaos.call_blocking(work)));
+    chaos.enable();
+    group.bench_function("chaos, enabled", |bencher| bencher.iter(|| chaos.call_blocking(work)));
     group.finish();
 }
 

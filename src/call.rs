@@ -33,8 +33,12 @@ pub struct Call {
     pub attempt: u16,
     /// How much the call matters; higher matters more. Default: [`Call::NORMAL`].
     pub priority: u8,
-    repeatable: bool,
+    /// The number of the alternate to ask; with `ONCE`, the call must not be repeated. One byte, so that a call stays
+    /// in two words.
+    marks: u8,
 }
+
+const ONCE: u8 = 1 << 7;
 
 impl Call {
     /// The priority of a call that asked for none.
@@ -42,7 +46,7 @@ impl Call {
 
     /// A call without a deadline, of cost 1 and normal priority.
     pub const fn new() -> Self {
-        Self { deadline: NEVER, cost: 1, attempt: 1, priority: Self::NORMAL, repeatable: true }
+        Self { deadline: NEVER, cost: 1, attempt: 1, priority: Self::NORMAL, marks: 0 }
     }
 
     /// Takes `tokens` from the rate limits on the way. Zero takes none, and still waits for a debt to be paid.
@@ -87,7 +91,7 @@ impl Call {
     /// Forbids to make this call again: retries and hedges let it through once. For what must not be done twice.
     #[must_use = "returns the changed call"]
     pub const fn once(mut self) -> Self {
-        self.repeatable = false;
+        self.marks |= ONCE;
         self
     }
 
@@ -110,7 +114,30 @@ impl Call {
 
     /// Returns whether the call may be made more than once.
     pub const fn is_repeatable(&self) -> bool {
-        self.repeatable
+        self.marks & ONCE == 0
+    }
+
+    /// Returns which alternate a [`Failover`](crate::Failover) asks, from 0; 0 where there is none.
+    ///
+    /// ```
+    /// use floodwall::{Failover, Policy};
+    ///
+    /// const ORIGINS: [&str; 2] = ["eu.example", "us.example"];
+    /// let failover = Failover::new(ORIGINS.len());
+    /// let asked = failover.call_with(floodwall::Call::new(), |call| async move {
+    ///     Ok::<_, ()>(ORIGINS[call.alternate()])
+    /// });
+    /// assert_eq!(floodwall::block_on(asked), Ok("eu.example"));
+    /// ```
+    pub const fn alternate(&self) -> usize {
+        (self.marks & !ONCE) as usize
+    }
+
+    /// Directs the call to an alternate, below 128.
+    #[must_use = "returns the changed call"]
+    pub(crate) const fn at_alternate(mut self, alternate: usize) -> Self {
+        self.marks = self.marks & ONCE | alternate as u8 & !ONCE;
+        self
     }
 
     pub(crate) const fn tightened(mut self, deadline: u64) -> Self {
@@ -134,6 +161,14 @@ mod tests {
     #[test]
     fn a_call_fits_in_two_words() {
         assert_eq!(size_of::<Call>(), 16);
+    }
+
+    #[test]
+    fn an_alternate_and_once_do_not_touch_each_other() {
+        let call = Call::new().at_alternate(127).once().at_alternate(5);
+        assert_eq!((call.alternate(), call.is_repeatable()), (5, false));
+        assert_eq!((Call::new().at_alternate(127).alternate(), Call::new().alternate()), (127, 0));
+        assert!(Call::new().at_alternate(127).is_repeatable());
     }
 
     #[test]

@@ -73,6 +73,15 @@ pub enum Event {
     TimedOut(TimedOut),
     /// A failure was replaced by something else.
     FellBack,
+    /// An alternate failed and another is asked.
+    FailedOver {
+        /// The number of the one that failed, from 0.
+        from: u8,
+        /// The number of the one that is asked now.
+        to: u8,
+    },
+    /// A fault, a delay or an answer was put in place of what would have happened.
+    Injected,
 }
 
 /// Hears what primitives do: each call, each change of state. Closures `Fn(&str, Event)` are observers, and so is an

@@ -14,6 +14,22 @@ use crate::event::Outcome;
 pub trait Judge<T, E>: Send + Sync {
     /// Judges one result.
     fn judge(&self, result: &Result<T, Error<E>>) -> Outcome;
+
+    /// What it looks at. Leave it as it is.
+    #[doc(hidden)]
+    const HEARS: Hears = Hears::Values;
+}
+
+/// What a judge looks at, as far as its type tells.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub enum Hears {
+    /// Values perhaps, too.
+    Values,
+    /// Some errors, and no values.
+    SomeErrors,
+    /// Every error, and no values.
+    EveryError,
 }
 
 impl<T, E, F: Fn(&Result<T, Error<E>>) -> Outcome + Send + Sync> Judge<T, E> for F {
@@ -30,6 +46,8 @@ impl<T, E, F: Fn(&Result<T, Error<E>>) -> Outcome + Send + Sync> Judge<T, E> for
 pub struct AnyError;
 
 impl<T, E> Judge<T, E> for AnyError {
+    const HEARS: Hears = Hears::SomeErrors;
+
     fn judge(&self, result: &Result<T, Error<E>>) -> Outcome {
         match result {
             Ok(_) => Outcome::Success,
@@ -50,6 +68,8 @@ impl<F> When<F> {
 }
 
 impl<T, E, F: Fn(&Error<E>) -> bool + Send + Sync> Judge<T, E> for When<F> {
+    const HEARS: Hears = Hears::SomeErrors;
+
     fn judge(&self, result: &Result<T, Error<E>>) -> Outcome {
         match result {
             Ok(_) => Outcome::Success,

@@ -30,6 +30,8 @@ mod acquire;
 mod breaker;
 mod bulkhead;
 mod limit;
+mod shed;
+mod throttle;
 
 pub mod headers;
 
@@ -70,9 +72,14 @@ pub use limit::{
     AdaptiveRate, AllOf, BadSetting, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation,
     SlidingCounter, SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use shed::{LatencyShed, LoadShed};
+pub use throttle::AdaptiveThrottle;
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};
 
 // Composition.
-pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};
+pub use policy::{
+    Always, Answer, Blocking, Chaos, Fail, Failover, Fallback, Fault, Gated, Inject, Instead, Once, Policy,
+    Replace, Retry, Timeout,
+};

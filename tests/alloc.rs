@@ -8,8 +8,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use floodwall::{
-    Acquire, AdaptiveRate, Blocking, Bulkhead, CircuitBreaker, Clock, Exponential, FixedWindow, Gate, Policy,
-    PriorityBucket, Retry, SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on, headers,
+    Acquire, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Chaos, CircuitBreaker, Clock,
+    Exponential, Failover, FixedWindow, Gate, LatencyShed, LoadShed, Policy, PriorityBucket, Retry,
+    SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on, headers,
 };
 use support::{millis, nanos, secs};
 
@@ -142,6 +143,21 @@ fn windows_allocate_nothing_and_a_log_only_as_it_grows() {
     // 4 entries, 8, 16 .. 512, and at last 1,000.
     assert_eq!(allocations(|| run(2_000)), 8);
     assert_eq!(allocations(|| run(2_000)), 0);
+}
+
+#[test]
+fn failing_over_shedding_and_breaking_on_purpose_allocate_nothing() {
+    let (throttle, by_latency) = (AdaptiveThrottle::new(), LatencyShed::above(nanos(1)));
+    let by_load = LoadShed::by(|| 0.9).interval(nanos(1));
+    let stack = (Failover::new(3), throttle, by_load, by_latency, Chaos::fail(0.5, || ()));
+    stack.4.enable();
+    let call = || {
+        let op = |call: Call| if call.alternate() < 2 { Err(()) } else { Ok(()) };
+        let _ = stack.call_blocking_with(Call::new(), op);
+        let _ = block_on(stack.call_with(Call::new(), |call| std::future::ready(op(call))));
+    };
+    call();
+    assert_eq!(allocations(|| (0..1_000).for_each(|_| call())), 0);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 
 use floodwall::{
-    Acquire, Bulkhead, CircuitBreaker, Clock, Constant, Error, Fallback, Gate, Jitter, Policy, Retry, State,
-    Timeout, TokenBucket, block_on,
+    Acquire, AdaptiveThrottle, Bulkhead, Call, Chaos, CircuitBreaker, Clock, Constant, Error, Failover,
+    Fallback, Gate, Jitter, LatencyShed, LoadShed, Policy, Retry, State, Timeout, TokenBucket, block_on,
 };
 use support::{millis, poll, secs};
 
@@ -108,6 +108,60 @@ fn a_cancelled_call_leaves_a_half_open_breaker_its_probe() {
         breaker.try_acquire().expect("the probe came back").success();
         assert_eq!(breaker.state(), State::Closed);
     }
+}
+
+/// As above, for a failover of three alternates of which the first two are down, with delays injected and gates that
+/// shed; returns whether the call had ended by then.
+fn failing_over_cancelled_after(polls: usize) -> bool {
+    let clock = Clock::manual();
+    let failover = Failover::new(3).rest_for(secs(10)).clock(clock.clone());
+    let chaos = Chaos::delay(1.0, secs(1)).clock(clock.clone());
+    let throttle = AdaptiveThrottle::new().clock(clock.clone());
+    let (by_latency, by_load) =
+        (LatencyShed::above(secs(1)).clock(clock.clone()), LoadShed::by(|| 0.5).clock(clock.clone()));
+    let in_flight = AtomicU32::new(0);
+    // The first is to be probed by this call, after a failure of long ago.
+    let down = async |call: Call| if call.alternate() == 0 { Err(()) } else { Ok(9) };
+    assert_eq!(block_on(failover.call_with(Call::new(), down)), Ok(9));
+    clock.advance(secs(10));
+    chaos.enable();
+    let op = async |call: Call| {
+        let _here = InFlight::start(&in_flight);
+        tokio::task::yield_now().await;
+        if call.alternate() < 2 { Err(()) } else { Ok(call.alternate()) }
+    };
+    let stack =
+        (&failover, &throttle, &by_load, &by_latency, Timeout::new(secs(5)).clock(clock.clone()), &chaos);
+    let mut call = Box::pin(stack.call_with(Call::new(), op));
+    let mut ended = false;
+    for _ in 0..polls {
+        if let Poll::Ready(result) = poll(&mut call) {
+            assert_eq!(result, Ok(2));
+            ended = true;
+            break;
+        }
+        clock.advance(millis(500));
+    }
+    drop(call);
+    assert_eq!(in_flight.load(Ordering::Relaxed), 0, "an operation outlived its call");
+    assert_eq!(by_latency.running(), 0, "a permit was lost after {polls} polls");
+    chaos.disable();
+    // Whoever was cancelled before it heard of the first gives the probe back to the next call.
+    let answers = async |call: Call| Ok::<_, ()>(call.alternate());
+    let first_failed = failover.is_resting(0);
+    let expected = match (first_failed, failover.is_resting(1)) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    };
+    assert_eq!(block_on(stack.call_with(Call::new(), answers)), Ok(expected), "after {polls} polls");
+    ended
+}
+
+#[test]
+fn a_failover_cancelled_at_any_await_point_gives_everything_back() {
+    let polls_to_the_end = (0..100).position(failing_over_cancelled_after).expect("the call ends");
+    assert!(polls_to_the_end > 6, "only {polls_to_the_end} await points were tried");
 }
 
 #[test]

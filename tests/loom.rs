@@ -12,8 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, FixedWindow, Gate, Keyed,
-    Outcome, OwnedPermit, SlidingCounter, State, TokenBucket, block_on,
+    Acquire, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event,
+    Failover, FixedWindow, Gate, Keyed, LoadShed, Outcome, OwnedPermit, SlidingCounter, State, TokenBucket,
+    block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -361,6 +362,31 @@ fn a_late_result_that_races_a_transition_is_counted_in_one_generation_at_most() 
     });
 }
 
+/// Three of five calls failed: one that is lost, a success or a failure, or one that is counted twice keeps it closed or
+/// opens it early. In a model the first collision gives each thread a line of its own.
+#[test]
+fn a_window_loses_no_count_when_threads_meet_in_a_new_slice_while_the_clock_moves() {
+    model(|| {
+        let clock = Clock::manual();
+        let breaker = CircuitBreaker::builder().failure_rate(0.6).min_calls(5).window(10 * SECOND);
+        let breaker = Arc::new(breaker.clock(clock.clone()).build());
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let breaker = breaker.clone();
+                thread::spawn(move || {
+                    breaker.try_acquire().unwrap().success();
+                    breaker.try_acquire().unwrap().failure();
+                })
+            })
+            .collect();
+        clock.advance(SECOND);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(breaker.state(), State::Closed);
+        breaker.try_acquire().unwrap().failure();
+        assert_eq!(breaker.state(), State::Open);
+    });
+}
+
 /// Two calls of one congestion end at once, an interval apart by their clocks, while a third is admitted: the rate is
 /// lowered once, and the bucket holds what it says.
 #[test]
@@ -419,5 +445,104 @@ fn a_key_that_is_used_while_room_is_sought_is_not_forgotten() {
         assert!(!failed || hosts.try_acquire(&1).is_err(), "forgot that it is open");
         assert!(failed | flood.join().unwrap());
         assert_eq!(hosts.len(), 1);
+    });
+}
+
+#[test]
+fn calls_that_fail_at_once_begin_one_rest_and_the_next_one_passes_it_over() {
+    model(|| {
+        let clock = Clock::manual();
+        let failover = Arc::new(Failover::new(2).clock(clock.clone()));
+        let ask = |failover: &Failover| {
+            let mut asked = Vec::new();
+            let answer = failover.call_blocking_with(Call::new(), |call| {
+                asked.push(call.alternate());
+                if call.alternate() == 0 { Err(()) } else { Ok(()) }
+            });
+            assert_eq!(answer, Ok(()));
+            asked
+        };
+        let other = {
+            let failover = failover.clone();
+            thread::spawn(move || ask(&failover))
+        };
+        let both = [ask(&failover), other.join().unwrap()];
+        assert!(both.iter().any(|asked| *asked == [0, 1]), "somebody met the failure");
+        assert_eq!(ask(&failover), [1]);
+        clock.advance(SECOND);
+        assert!(!failover.is_resting(0), "two failures at once doubled the rest");
+    });
+}
+
+#[test]
+fn one_of_two_threads_probes_the_other_passes_over() {
+    model(|| {
+        let clock = Clock::manual();
+        let failover = Arc::new(Failover::new(2).clock(clock.clone()));
+        let down = |call: Call| if call.alternate() == 0 { Err(()) } else { Ok(1) };
+        assert_eq!(failover.call_blocking_with(Call::new(), down), Ok(1));
+        clock.advance(SECOND);
+        let other = {
+            let failover = failover.clone();
+            thread::spawn(move || {
+                failover.call_blocking_with(Call::new(), |call| Ok::<_, ()>(call.alternate()))
+            })
+        };
+        let mine = failover.call_blocking_with(Call::new(), |call| Ok::<_, ()>(call.alternate()));
+        let both = [mine, other.join().unwrap()];
+        assert!(both.contains(&Ok(0)), "nobody probed");
+        let after = failover.call_blocking_with(Call::new(), |call| Ok::<_, ()>(call.alternate()));
+        assert_eq!(after, Ok(0), "it is well again");
+    });
+}
+
+#[test]
+fn a_signal_is_asked_by_one_thread_at_a_time_and_once_per_interval() {
+    model(|| {
+        let (clock, asked, busy) =
+            (Clock::manual(), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let shed = LoadShed::by({
+            let (asked, busy) = (asked.clone(), busy.clone());
+            move || {
+                assert_eq!(busy.fetch_add(1, Ordering::Relaxed), 0, "two at once");
+                asked.fetch_add(1, Ordering::Relaxed);
+                busy.fetch_sub(1, Ordering::Relaxed);
+                0.0
+            }
+        });
+        let shed = Arc::new(shed.interval(SECOND).clock(clock.clone()));
+        let other = {
+            let shed = shed.clone();
+            thread::spawn(move || shed.try_acquire().is_ok())
+        };
+        clock.advance(SECOND);
+        assert!(shed.try_acquire().is_ok() & other.join().unwrap());
+        let times = asked.load(Ordering::Relaxed);
+        assert!(times == 1 || times == 2, "asked {times} times in two intervals");
+    });
+}
+
+#[test]
+fn one_of_two_calls_passes_while_all_are_kept_back() {
+    model(|| {
+        let clock = Clock::manual();
+        let throttle = AdaptiveThrottle::new().min_calls(1).seed(7).clock(clock.clone());
+        // The lowest priority is kept back with a probability of nearly one.
+        let call = Call::new().priority(0);
+        for _ in 0..3 {
+            if let Ok(permit) = throttle.try_acquire_for(call) {
+                permit.failure();
+            }
+        }
+        let throttle = Arc::new(throttle);
+        clock.advance(SECOND);
+        let other = {
+            let throttle = throttle.clone();
+            thread::spawn(move || {
+                u32::from(throttle.try_acquire_for(call).map(|permit| permit.failure()).is_ok())
+            })
+        };
+        let mine = u32::from(throttle.try_acquire_for(call).map(|permit| permit.failure()).is_ok());
+        assert_eq!(mine + other.join().unwrap(), 1);
     });
 }

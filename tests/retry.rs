@@ -1,4 +1,4 @@
-//! Retry, timeout and fallback: what is repeated, how long it waits, what comes out.
+//! Retry and timeout: what is repeated, how long it waits, what comes out.
 #![cfg(not(floodwall_loom))]
 
 mod support;
@@ -294,49 +294,5 @@ mod timeout {
     #[should_panic(expected = "limit: 0 ns must be at least 1 ns")]
     fn no_time_at_all_is_refused() {
         let _ = Timeout::new(Duration::ZERO);
-    }
-}
-
-mod fallback {
-    use super::*;
-
-    #[test]
-    fn a_value_stands_in_for_every_error() {
-        let stack = Fallback::with(0);
-        assert_eq!(block_on(stack.call(fails(0))), Ok(1));
-        assert_eq!(block_on(stack.call(fails(1))), Ok(0));
-        assert_eq!(stack.call_blocking(|| Err::<u32, _>(())), Ok(0));
-    }
-
-    #[test]
-    fn when_picks_the_errors_and_judge_sees_values() {
-        let picked = Fallback::with(0).when(|error: &Error<u16>| matches!(error, Error::Inner(500..)));
-        assert_eq!(picked.call_blocking(|| Err(503)), Ok(0));
-        assert_eq!(picked.call_blocking(|| Err(404)), Err(Error::Inner(404)));
-        let judged = Fallback::with(200).judge(|result: &Result<u16, Error<()>>| match result {
-            Ok(500..) => Outcome::Failure,
-            _ => Outcome::Success,
-        });
-        assert_eq!(judged.call_blocking(|| Ok(503)), Ok(200));
-        assert_eq!(judged.call_blocking(|| Err(())), Err(Error::Inner(())));
-    }
-
-    #[test]
-    fn a_function_sees_what_happened_and_may_fail_too() {
-        let stack = Fallback::from_fn(|result: Result<u32, Error<&'static str>>| match result {
-            Err(Error::Inner("gone")) => Ok(0),
-            _ => Err(Error::Inner("still failed")),
-        });
-        assert_eq!(stack.call_blocking(|| Err("gone")), Ok(0));
-        assert_eq!(stack.call_blocking(|| Err("slow")), Err(Error::Inner("still failed")));
-    }
-
-    #[test]
-    fn it_tells_its_observer() {
-        let (sender, events) = std::sync::mpsc::channel();
-        let stack = Fallback::with(0).observe("price", move |_: &str, event| sender.send(event).unwrap());
-        assert_eq!(stack.call_blocking(|| Ok::<_, ()>(1)), Ok(1));
-        assert_eq!(stack.call_blocking(|| Err::<u32, _>(())), Ok(0));
-        assert_eq!(events.try_iter().collect::<Vec<_>>(), [Event::FellBack]);
     }
 }

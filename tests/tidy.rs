@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["call", "judge", "setters", "wait"],
     &["gate"],
     &["acquire"],
-    &["breaker", "bulkhead", "limit"],
+    &["breaker", "bulkhead", "limit", "shed", "throttle"],
     &["headers"],
     &["keyed"],
     &["policy"],

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, Blocking, Bulkhead, Call, CircuitBreaker, Constant, Error, Exponential, Fallback, Gate, Gated,
-    Once, Outcome, OwnedPermit, Permit, Policy, Reason, Rejected, Retry, State, Ticket, TimedOut, Timeout,
-    TokenBucket, block_on,
+    Acquire, AdaptiveThrottle, Blocking, Bulkhead, Call, Chaos, CircuitBreaker, Constant, Error, Exponential,
+    Failover, Fallback, Gate, Gated, LatencyShed, LoadShed, Once, Outcome, OwnedPermit, Permit, Policy,
+    Reason, Rejected, Retry, State, Ticket, TimedOut, Timeout, TokenBucket, block_on,
 };
 
 fn millis(millis: u64) -> Duration {
@@ -258,6 +258,11 @@ fn everything_is_send_sync_and_debug() {
     check::<Retry>();
     check::<Timeout>();
     check::<Fallback<u8>>();
+    check::<Failover>();
+    check::<Chaos<floodwall::Fault>>();
+    check::<AdaptiveThrottle>();
+    check::<LoadShed>();
+    check::<LatencyShed>();
     check::<Permit<'_>>();
     check::<OwnedPermit>();
     check::<Error<std::io::Error>>();

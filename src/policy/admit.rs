@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::hash::Hash;
 
-use super::{Blocking, Once, Policy};
+use super::{Blocking, Errors, Once, Policy};
 use crate::acquire::{Acquire, WaitUpTo};
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
@@ -17,6 +17,8 @@ use crate::limit::{
     AdaptiveRate, AllOf, BucketAt, FixedWindow, PriorityBucket, SlidingCounter, SlidingLog, TokenBucket,
 };
 use crate::park::block_on;
+use crate::shed::{LatencyShed, LoadShed};
+use crate::throttle::AdaptiveThrottle;
 
 /// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
 ///
@@ -61,10 +63,15 @@ fn verdict<T, E>(judge: &impl Judge<T, E>, result: &Result<T, Error<E>>) -> Outc
     }
 }
 
-/// Makes a policy of a type, given where its gate and its judge are.
+/// Makes a policy of a type, given where its gate and its judge are, and whether it is of use without errors.
 macro_rules! gate_policy {
     ([$($generics:tt)*] $type:ty, |$this:ident| $gate:expr, $judge:expr) => {
+        gate_policy!([$($generics)*] $type, |$this| $gate, $judge, GIVES);
+    };
+    ([$($generics:tt)*] $type:ty, |$this:ident| $gate:expr, $judge:expr, $errors:ident) => {
         impl<T: Send, E: Send, $($generics)*> Policy<T, E> for $type {
+            const ERRORS: Errors = Errors::$errors;
+
             async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
             where
                 F: Fn(Call) -> Fut + Send + Sync,
@@ -80,6 +87,8 @@ macro_rules! gate_policy {
         }
 
         impl<T, E, $($generics)*> Blocking<T, E> for $type {
+            const ERRORS: Errors = Errors::$errors;
+
             fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
             where
                 F: FnMut(Call) -> Result<T, Error<E>>,
@@ -97,8 +106,11 @@ gate_policy!([] PriorityBucket, |gate| gate, &AnyError);
 gate_policy!([] FixedWindow, |gate| gate, &AnyError);
 gate_policy!([] SlidingCounter, |gate| gate, &AnyError);
 gate_policy!([] SlidingLog, |gate| gate, &AnyError);
-gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
+gate_policy!([] CircuitBreaker, |gate| gate, &AnyError, NEEDS_AND_GIVES);
+gate_policy!([] AdaptiveThrottle, |gate| gate, &AnyError, NEEDS_AND_GIVES);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
+gate_policy!([] LatencyShed, |gate| gate, &AnyError);
+gate_policy!([] LoadShed, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
 gate_policy!([G: Gate] At<G>, |gate| gate, &AnyError);
 gate_policy!([K: Borrow<Q> + Eq + Hash + Send, Q: Eq + Hash + ToOwned<Owned = K> + Sync + ?Sized]
@@ -114,7 +126,10 @@ impl Once for FixedWindow {}
 impl Once for SlidingCounter {}
 impl Once for SlidingLog {}
 impl Once for CircuitBreaker {}
+impl Once for AdaptiveThrottle {}
 impl Once for Bulkhead {}
+impl Once for LatencyShed {}
+impl Once for LoadShed {}
 impl Once for dyn Gate + '_ {}
 impl<G> Once for At<G> {}
 impl<K, Q: ?Sized> Once for BucketAt<'_, K, Q> {}

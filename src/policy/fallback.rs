@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use super::{Blocking, Once, Policy};
+use super::{Blocking, Errors, Once, Policy};
 use crate::call::Call;
 use crate::error::Error;
 use crate::event::{Event, Hook, Observer, Outcome};
-use crate::judge::{Judge, When};
+use crate::judge::{Hears, Judge, When};
 
 /// Replaces the result of a call that ended badly.
 ///
@@ -38,6 +38,16 @@ use crate::judge::{Judge, When};
 /// assert_eq!(stack.call(|| async { Err::<Option<u8>, _>(404) }).await, Ok(None));
 /// # });
 /// ```
+///
+/// It belongs outside what acts on errors. A retry or a breaker around a fallback that answers every error never hears
+/// one, and does not compile:
+///
+/// ```compile_fail,E0080
+/// use floodwall::{Blocking, CircuitBreaker, Fallback};
+///
+/// let stack = (CircuitBreaker::builder().build(), Fallback::with(100));
+/// let _ = stack.call_blocking(|| Err::<u8, _>("never counted"));
+/// ```
 #[derive(Clone)]
 #[must_use = "call through it"]
 pub struct Fallback<R, J = Always> {
@@ -51,6 +61,8 @@ pub struct Fallback<R, J = Always> {
 pub struct Always;
 
 impl<T, E> Judge<T, E> for Always {
+    const HEARS: Hears = Hears::EveryError;
+
     fn judge(&self, result: &Result<T, Error<E>>) -> Outcome {
         if result.is_ok() { Outcome::Success } else { Outcome::Failure }
     }
@@ -60,6 +72,10 @@ impl<T, E> Judge<T, E> for Always {
 pub trait Replace<T, E>: Send + Sync {
     /// Replaces a result that the fallback's judge called a failure.
     fn replace(&self, result: Result<T, Error<E>>) -> Result<T, Error<E>>;
+
+    /// Whether it always gives a value, as far as its type tells. Leave it as it is.
+    #[doc(hidden)]
+    const IS_VALUE: bool = false;
 }
 
 impl<T, E, F> Replace<T, E> for F
@@ -76,6 +92,8 @@ where
 pub struct Instead<V>(V);
 
 impl<T: Clone + Send + Sync, E> Replace<T, E> for Instead<T> {
+    const IS_VALUE: bool = true;
+
     fn replace(&self, _: Result<T, Error<E>>) -> Result<T, Error<E>> {
         Ok(self.0.clone())
     }
@@ -135,7 +153,14 @@ impl<R, J> Fallback<R, J> {
     }
 }
 
+/// It stops all errors only if it is known to replace every one of them, by a value.
+const fn errors<T, E, R: Replace<T, E>, J: Judge<T, E>>() -> Errors {
+    if R::IS_VALUE && matches!(J::HEARS, Hears::EveryError) { Errors::STOPS } else { Errors::GIVES }
+}
+
 impl<T: Send, E: Send, R: Replace<T, E>, J: Judge<T, E>> Policy<T, E> for Fallback<R, J> {
+    const ERRORS: Errors = errors::<T, E, R, J>();
+
     async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
     where
         F: Fn(Call) -> Fut + Send + Sync,
@@ -148,6 +173,8 @@ impl<T: Send, E: Send, R: Replace<T, E>, J: Judge<T, E>> Policy<T, E> for Fallba
 impl<R, J> Once for Fallback<R, J> {}
 
 impl<T, E, R: Replace<T, E>, J: Judge<T, E>> Blocking<T, E> for Fallback<R, J> {
+    const ERRORS: Errors = errors::<T, E, R, J>();
+
     fn around_blocking<F>(&self, call: Call, mut next: F) -> Result<T, Error<E>>
     where
         F: FnMut(Call) -> Result<T, Error<E>>,

@@ -1,12 +1,18 @@
 //! Composition: [`Policy`], and the tuples that are stacks.
 
 mod admit;
+mod chaos;
+mod failover;
 mod fallback;
+mod health;
+mod order;
 mod retry;
 mod stack;
 mod timeout;
 
 pub use admit::Gated;
+pub use chaos::{Answer, Chaos, Fail, Fault, Inject};
+pub use failover::Failover;
 pub use fallback::{Always, Fallback, Instead, Replace};
 pub use retry::Retry;
 pub use timeout::Timeout;
@@ -16,6 +22,7 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::error::Error;
 use crate::sync::Mutex;
+use order::Errors;
 
 /// Runs calls under a policy: a limit, a breaker, a retry loop, a timeout, or a stack of them.
 ///
@@ -24,10 +31,54 @@ use crate::sync::Mutex;
 ///
 /// # Which goes outside which
 ///
-/// `(fallback, total timeout, retry, breaker, bulkhead, rate limit, timeout of one attempt)` is a good start: the
-/// fallback hears of the total timeout too, the breaker inside the retry sees every attempt, and limits inside the
-/// retry count every attempt. A breaker outside a retry sees one failure where three happened; a bulkhead outside a
-/// retry stays taken while it sleeps.
+/// A good start, to take parts away from:
+///
+/// ```text
+/// ( fallback,          answers when all the rest could not
+///   total timeout,     bounds all that is inside, retries and their delays too
+///   retry,             makes again all that is inside
+///   failover,          asks another alternate
+///   load shed,         } look at every attempt:
+///   breaker,           } what refuses without asking anybody stands outside
+///   bulkhead,          } what waits or takes something,
+///   rate limit,        } and the limit that gives nothing back is last
+///   attempt timeout,   bounds one attempt
+///   chaos )            stands for the dependency
+/// ```
+///
+/// The mistakes that are made most, and what they do:
+///
+/// | mistake | what happens | instead |
+/// |---|---|---|
+/// | only a timeout outside the retry | one hanging attempt uses up the time of all | one outside and one inside |
+/// | only a timeout inside the retry | three attempts and their delays take three times as long and more | the same |
+/// | a breaker outside the retry | it hears of one failure where three happened, and the retry hammers a dead server in between | inside |
+/// | a retry around a retry | three times three attempts, when the server can bear them least | one, where most is known; the others return |
+/// | a bulkhead outside the retry | a place stays taken while the retry sleeps | inside, unless it is to bound the work as a whole |
+/// | a rate limit outside the retry | the retries pass it for nothing | inside |
+/// | a rate limit outside a breaker or a bulkhead | tokens are spent on calls that are then refused | inside |
+/// | a rate limit outside a cache | hits use up the quota of misses | inside the cache, where only misses come |
+/// | a hedge outside a limit, without a budget | the copies use up the quota exactly when all is slow | a budget, and the limit inside |
+/// | a hedge around what must not run twice | it runs twice | [`Call::once`] |
+/// | a fallback inside the retry or the breaker | they never hear a failure: this does not compile, see below | outermost |
+/// | a failover outside the retry | a dead primary is retried, with delays, before the secondary is asked | inside, unless failures mostly pass |
+/// | one breaker for several alternates | it opens for all when one is down | the failover remembers each by itself |
+/// | a judge at one gate only | the breaker counts 404 as failures although the retry knows better | the same judge at each |
+///
+/// # What does not compile
+///
+/// A retry, failover, breaker or throttle that hears only errors, around a fallback that answers every one of them: it
+/// would never do anything. It is found when the call is compiled (`cargo build`, not `cargo check`). Only what is
+/// never right is refused; a retry around a retry, say, is right where the inner one repeats lost connections at once
+/// and the outer one waits for a server to come back.
+///
+/// ```compile_fail,E0080
+/// # use std::time::Duration;
+/// use floodwall::{Constant, Fallback, Policy, Retry};
+///
+/// let stack = (Retry::new(Constant::new(Duration::ZERO)), Fallback::with(0));
+/// let _ = floodwall::block_on(stack.call(|| async { "x".parse::<u8>() }));
+/// ```
 ///
 /// # Errors
 ///
@@ -81,6 +132,10 @@ use crate::sync::Mutex;
     note = "a judge or fallback must fit the call's types: write them out, as in `|error: &Error<MyError>| ..`"
 )]
 pub trait Policy<T: Send, E: Send>: Send + Sync {
+    /// How it deals with errors, for the check of what does not compile. Leave it as it is.
+    #[doc(hidden)]
+    const ERRORS: Errors = Errors::GIVES;
+
     /// Runs `next` under this policy. Implement this; call [`call`](Policy::call).
     ///
     /// `next` may be called any number of times, with the call as it is or tightened.
@@ -159,7 +214,7 @@ pub trait Policy<T: Send, E: Send>: Send + Sync {
 }
 
 /// Policies that run their call at most once, so that [`call_once`](Policy::call_once) can use them: gates,
-/// [`Timeout`], [`Fallback`], and stacks of them; not [`Retry`].
+/// [`Timeout`], [`Fallback`], [`Chaos`], and stacks of them; not [`Retry`] and [`Failover`].
 ///
 /// ```compile_fail
 /// # use std::time::Duration;
@@ -203,6 +258,10 @@ pub trait Once {}
     note = "take the timeout out of the stack and set the time limit in the driver, or use the async `call`"
 )]
 pub trait Blocking<T, E> {
+    /// How it deals with errors: see `Policy::ERRORS`. Leave it as it is.
+    #[doc(hidden)]
+    const ERRORS: Errors = Errors::GIVES;
+
     /// Runs `next` under this policy. Implement this; call [`call_blocking`](Blocking::call_blocking).
     fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
     where
@@ -242,6 +301,8 @@ async fn lifted<T, E, Fut: Future<Output = Result<T, E>>>(op: Fut) -> Result<T, 
 macro_rules! delegate_policy {
     ($pointer:ty) => {
         impl<T: Send, E: Send, P: Policy<T, E> + ?Sized> Policy<T, E> for $pointer {
+            const ERRORS: Errors = P::ERRORS;
+
             fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
             where
                 F: Fn(Call) -> Fut + Send + Sync,
@@ -254,6 +315,8 @@ macro_rules! delegate_policy {
         impl<P: Once + ?Sized> Once for $pointer {}
 
         impl<T, E, P: Blocking<T, E> + ?Sized> Blocking<T, E> for $pointer {
+            const ERRORS: Errors = P::ERRORS;
+
             fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
             where
                 F: FnMut(Call) -> Result<T, Error<E>>,

@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Blocking, Policy};
+use super::{Blocking, Errors, Policy};
 use crate::backoff::{Backoff, Delays};
 use crate::call::Call;
 use crate::clock::Clock;
@@ -152,6 +152,8 @@ impl<J> Retry<J> {
 }
 
 impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Retry<J> {
+    const ERRORS: Errors = Errors::acting_on(J::HEARS);
+
     async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
     where
         F: Fn(Call) -> Fut + Send + Sync,
@@ -174,6 +176,8 @@ impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Retry<J> {
 }
 
 impl<T, E, J: Judge<T, E>> Blocking<T, E> for Retry<J> {
+    const ERRORS: Errors = Errors::acting_on(J::HEARS);
+
     fn around_blocking<F>(&self, call: Call, mut next: F) -> Result<T, Error<E>>
     where
         F: FnMut(Call) -> Result<T, Error<E>>,

@@ -1,10 +1,12 @@
 //! Tuples are stacks, outermost first; `()` and `None` do nothing.
 
-use super::{Blocking, Once, Policy};
+use super::{Blocking, Errors, Once, Policy};
 use crate::call::Call;
 use crate::error::Error;
 
 impl<T: Send, E: Send> Policy<T, E> for () {
+    const ERRORS: Errors = Errors::PASSES;
+
     fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
     where
         F: Fn(Call) -> Fut + Send + Sync,
@@ -17,6 +19,8 @@ impl<T: Send, E: Send> Policy<T, E> for () {
 impl Once for () {}
 
 impl<T, E> Blocking<T, E> for () {
+    const ERRORS: Errors = Errors::PASSES;
+
     fn around_blocking<F>(&self, call: Call, mut next: F) -> Result<T, Error<E>>
     where
         F: FnMut(Call) -> Result<T, Error<E>>,
@@ -62,15 +66,29 @@ macro_rules! nested {
     };
 }
 
+/// `errors!(Policy; A B C)` is how a stack of the three deals with errors.
+macro_rules! errors {
+    ($trait:ident; $last:ident) => {
+        <$last as $trait<T, E>>::ERRORS
+    };
+    ($trait:ident; $first:ident $($rest:ident)+) => {
+        <$first as $trait<T, E>>::ERRORS.around(errors!($trait; $($rest)+))
+    };
+}
+
 macro_rules! stack {
     ($($policy:ident)+) => {
         impl<T: Send, E: Send, $($policy: Policy<T, E>),+> Policy<T, E> for ($($policy,)+) {
+            const ERRORS: Errors = errors!(Policy; $($policy)+);
+
             #[expect(non_snake_case, reason = "a policy is called as its type parameter")]
             async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
             where
                 F: Fn(Call) -> Fut + Send + Sync,
                 Fut: Future<Output = Result<T, Error<E>>> + Send,
             {
+                // An order that cannot work fails to compile here.
+                const { <Self as Policy<T, E>>::ERRORS };
                 let ($($policy,)+) = self;
                 let next = &next;
                 nested!(around, next, call, $($policy)+).await
@@ -80,11 +98,14 @@ macro_rules! stack {
         impl<$($policy: Once),+> Once for ($($policy,)+) {}
 
         impl<T, E, $($policy: Blocking<T, E>),+> Blocking<T, E> for ($($policy,)+) {
+            const ERRORS: Errors = errors!(Blocking; $($policy)+);
+
             #[expect(non_snake_case, reason = "a policy is called as its type parameter")]
             fn around_blocking<F>(&self, call: Call, mut next: F) -> Result<T, Error<E>>
             where
                 F: FnMut(Call) -> Result<T, Error<E>>,
             {
+                const { <Self as Blocking<T, E>>::ERRORS };
                 let ($($policy,)+) = self;
                 nested!(around_blocking, &mut next, call, $($policy)+)
             }
