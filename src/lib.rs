@@ -23,6 +23,7 @@ mod setters;
 mod wait;
 
 mod gate;
+mod places;
 
 mod acquire;
 
@@ -46,7 +47,7 @@ pub mod design {}
 
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
-pub use error::{Error, Reason, Rejected, TimedOut};
+pub use error::{BadSetting, Error, Reason, Rejected, TimedOut};
 pub use event::{Event, Observer, Outcome, State};
 
 // Ground.
@@ -66,8 +67,8 @@ pub use judge::{AnyError, Judge, Judged, When};
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
 pub use limit::{
-    AdaptiveRate, AllOf, BadSetting, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
-    SlidingLog, TokenBucket,
+    AdaptiveRate, AllOf, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter, SlidingLog,
+    TokenBucket,
 };
 
 // A primitive for each key.

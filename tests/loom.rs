@@ -110,6 +110,74 @@ fn two_releases_before_the_first_waiter_runs_wake_two() {
     });
 }
 
+/// Two places appear by a resize while one is given back and a waiter gives up: all who wait are served.
+#[test]
+fn a_resize_that_races_a_release_and_a_cancel_serves_who_waits() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let permit = OwnedPermit::try_acquire(bulkhead.clone()).unwrap();
+        let (cancelled, waiter) = (waiting(&bulkhead), waiting(&bulkhead));
+        let releases = thread::spawn(move || permit.success());
+        let grows = {
+            let bulkhead = bulkhead.clone();
+            thread::spawn(move || bulkhead.set_max(2).unwrap())
+        };
+        drop(cancelled);
+        block_on(waiter).unwrap().success();
+        releases.join().unwrap();
+        grows.join().unwrap();
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+    });
+}
+
+/// Who joins the line while the bulkhead grows either sees the new place or is seen.
+#[test]
+fn a_bulkhead_that_grows_wakes_who_joins_meanwhile() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let held = bulkhead.try_acquire().unwrap();
+        let waits = {
+            let bulkhead = bulkhead.clone();
+            thread::spawn(move || bulkhead.acquire_blocking().unwrap().success())
+        };
+        bulkhead.set_max(2).unwrap();
+        waits.join().unwrap();
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (1, 0));
+        held.success();
+    });
+}
+
+/// The lock-free way in, beside a line that forms and dissolves: nobody is lost, and nobody is too many.
+#[test]
+fn newcomers_and_waiters_share_the_places_of_a_bulkhead() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let inside = Arc::new(AtomicU64::new(0));
+        let enter = |permit: Result<floodwall::Permit<'_>, _>, inside: &AtomicU64| {
+            if let Ok(permit) = permit {
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                inside.fetch_sub(1, Ordering::SeqCst);
+                permit.success();
+                return true;
+            }
+            false
+        };
+        let newcomer = {
+            let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
+            thread::spawn(move || enter(bulkhead.try_acquire(), &inside))
+        };
+        let waits = {
+            let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
+            thread::spawn(move || enter(bulkhead.acquire_blocking(), &inside))
+        };
+        enter(bulkhead.try_acquire(), &inside);
+        newcomer.join().unwrap();
+        assert!(waits.join().unwrap());
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+        assert_eq!(bulkhead.residual(), None);
+    });
+}
+
 #[test]
 fn no_more_run_than_a_bulkhead_allows() {
     model(|| {
