@@ -3,7 +3,7 @@
 //! A slow dependency must not take every thread, connection and byte of memory with it: cap the calls that run, and
 //! refuse or queue the rest. When **not** to use it: to limit calls per second (that is a
 //! [`TokenBucket`](crate::TokenBucket)); where nobody knows how many the dependency can take (that is
-//! AdaptiveConcurrency); or to share a resource that a pool already counts.
+//! [`AdaptiveConcurrency`](crate::AdaptiveConcurrency)); or to share a resource that a pool already counts.
 //!
 //! A counting semaphore with a fair, bounded line (the *bulkhead* pattern: M. Nygard, "Release It!", 2007).
 
@@ -148,7 +148,8 @@ impl Bulkhead {
         if max == 0 {
             return Err(BadSetting { setting: "max", value: 0, must: MUST_BE_SOME });
         }
-        self.places.set_max(max as u64);
+        self.places.replace_max(max as u64);
+        self.places.serve();
         Ok(())
     }
 

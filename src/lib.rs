@@ -29,6 +29,7 @@ mod acquire;
 
 mod breaker;
 mod bulkhead;
+mod concurrency;
 mod limit;
 
 pub mod headers;
@@ -66,6 +67,7 @@ pub use judge::{AnyError, Judge, Judged, When};
 // Primitives.
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
+pub use concurrency::AdaptiveConcurrency;
 pub use limit::{
     AdaptiveRate, AllOf, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter, SlidingLog,
     TokenBucket,

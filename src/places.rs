@@ -76,17 +76,16 @@ impl Places {
         self.word.load(Ordering::Relaxed) != 0
     }
 
-    /// Changes how many places there are, and serves those who fit now. A call that is being admitted at this moment
-    /// may still see the old number.
-    pub(crate) fn set_max(&self, max: u64) {
-        let list = self.list.lock();
-        self.replace_max(max);
-        serve_waiters(self, list);
+    /// Changes how many places there are; who wait are served by the next to leave, or by [`serve`](Self::serve). A call
+    /// that is being admitted at this moment may still see the old number.
+    pub(crate) fn replace_max(&self, max: u64) {
+        // Relaxed: who leaves next tells it to whom it serves by the word, and `serve` by the lock.
+        self.max.store(max, Ordering::Relaxed);
     }
 
-    /// Changes how many places there are; the next to leave serves those who wait.
-    pub(crate) fn replace_max(&self, max: u64) {
-        self.max.store(max, Ordering::Relaxed);
+    /// Serves those who wait and fit now.
+    pub(crate) fn serve(&self) {
+        serve_waiters(self, self.list.lock());
     }
 
     /// Takes places if there is room and nobody stands before.
@@ -122,7 +121,7 @@ impl Places {
     /// Gives places back, and serves those who fit now.
     pub(crate) fn leave(&self, places: u64) {
         if self.give_back(places) & MARK > 0 {
-            serve_waiters(self, self.list.lock());
+            self.serve();
         }
     }
 
@@ -189,7 +188,7 @@ impl Line for Places {
         &self.list
     }
 
-    fn serve(&self, ask: &mut Ask) -> Turn {
+    fn serve_one(&self, ask: &mut Ask) -> Turn {
         self.take(ask, 0).unwrap_or(Turn::NotYet)
     }
 

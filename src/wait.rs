@@ -74,7 +74,7 @@ pub(crate) trait Line {
     fn list(&self) -> &Mutex<WaitList<Self::Slot>>;
 
     /// Serves `slot`, which nobody stands before, if that is possible now. Called under the list's lock.
-    fn serve(&self, slot: &mut Self::Slot) -> Turn;
+    fn serve_one(&self, slot: &mut Self::Slot) -> Turn;
 
     /// Takes back what `slot` was served. Called under the list's lock.
     fn take_back(&self, slot: Self::Slot);
@@ -145,7 +145,7 @@ impl<S> WaitList<S> {
 
     fn serve_first<L: Line<Slot = S>>(&mut self, line: &L) -> Option<Waker> {
         let key = self.waiters.first()?;
-        match line.serve(self.waiters.get_mut(key)?.slot.as_mut()?) {
+        match line.serve_one(self.waiters.get_mut(key)?.slot.as_mut()?) {
             Turn::NotYet => None,
             turn => self.decide(key, turn),
         }
@@ -155,7 +155,7 @@ impl<S> WaitList<S> {
 /// Serves a caller that has not joined the line: it must not pass those who have.
 pub(crate) fn serve_newcomer<L: Line>(line: &L, slot: &mut L::Slot) -> Turn {
     let list = line.list().lock();
-    if list.bars::<L>(slot) { Turn::NotYet } else { line.serve(slot) }
+    if list.bars::<L>(slot) { Turn::NotYet } else { line.serve_one(slot) }
 }
 
 /// Serves as many waiters as can be served now, and wakes each outside the lock.
@@ -249,7 +249,7 @@ impl<L: Line> Future for Wait<'_, L> {
             None => {
                 let mut slot = this.slot.take().expect("a wait that has ended is not polled again");
                 line.mark(true);
-                let turn = if list.bars::<L>(&slot) { Turn::NotYet } else { line.serve(&mut slot) };
+                let turn = if list.bars::<L>(&slot) { Turn::NotYet } else { line.serve_one(&mut slot) };
                 let room = if turn == Turn::NotYet { list.make_room::<L>(&slot) } else { None };
                 let Some(loser) = room else {
                     line.mark(!list.is_empty());
@@ -336,7 +336,7 @@ mod tests {
             &self.list
         }
 
-        fn serve(&self, slot: &mut u32) -> Turn {
+        fn serve_one(&self, slot: &mut u32) -> Turn {
             let free = self.free();
             if free < *slot {
                 return Turn::NotYet;

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event, FixedWindow, Gate, Keyed,
-    Outcome, OwnedPermit, SlidingCounter, State, TokenBucket, block_on,
+    Acquire, AdaptiveConcurrency, AdaptiveRate, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event,
+    FixedWindow, Gate, Keyed, Outcome, OwnedPermit, SlidingCounter, State, TokenBucket, block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -424,6 +424,43 @@ fn calls_of_one_congestion_lower_an_adaptive_rate_once() {
         other.join().unwrap();
         assert_eq!(limit.rate(), 4.0);
         assert!(limit.available() <= 4);
+    });
+}
+
+/// A congestion lowers the limit while another call ends and a third waits: no place is lost, and it is lowered once.
+#[test]
+fn an_adaptive_limit_that_falls_while_calls_end_loses_no_waiter() {
+    model(|| {
+        let limit = AdaptiveConcurrency::between(1, 2).aimd(1, 0.5).clock(Clock::manual());
+        let limit = Arc::new(limit);
+        let throttled = Outcome::Throttled { retry_after: None };
+        let [first, second] = [(), ()].map(|()| OwnedPermit::try_acquire(limit.clone()).unwrap());
+        let other = thread::spawn(move || first.report(throttled));
+        let waits = {
+            let limit = limit.clone();
+            thread::spawn(move || limit.acquire_blocking().unwrap().success())
+        };
+        second.report(throttled);
+        other.join().unwrap();
+        waits.join().unwrap();
+        assert_eq!((limit.limit(), limit.running(), limit.waiting()), (1, 0, 0));
+    });
+}
+
+/// The limit rises by a result, or by hand, while somebody joins the line.
+#[test]
+fn an_adaptive_limit_that_rises_wakes_who_joins_meanwhile() {
+    model(|| {
+        let limit = Arc::new(AdaptiveConcurrency::between(1, 1).clock(Clock::manual()));
+        let held = OwnedPermit::try_acquire(limit.clone()).unwrap();
+        let waits = {
+            let limit = limit.clone();
+            thread::spawn(move || limit.acquire_blocking().unwrap().success())
+        };
+        limit.set_between(2, 2).unwrap();
+        waits.join().unwrap();
+        assert_eq!((limit.limit(), limit.running()), (2, 1));
+        held.success();
     });
 }
 

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["call", "judge", "setters", "wait"],
     &["gate", "places"],
     &["acquire"],
-    &["breaker", "bulkhead", "limit"],
+    &["breaker", "bulkhead", "concurrency", "limit"],
     &["headers"],
     &["keyed"],
     &["policy"],

@@ -5,6 +5,7 @@ use crate::acquire::{Acquire, WaitUpTo};
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
 use crate::call::Call;
+use crate::concurrency::AdaptiveConcurrency;
 use crate::error::{Error, Rejected};
 use crate::event::Outcome;
 use crate::gate::{Gate, Permit};
@@ -96,6 +97,7 @@ gate_policy!([] SlidingCounter, |gate| gate, &AnyError);
 gate_policy!([] SlidingLog, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
+gate_policy!([] AdaptiveConcurrency, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
 gate_policy!([G: Gate] At<G>, |gate| gate, &AnyError);
 gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
@@ -110,6 +112,7 @@ impl Once for SlidingCounter {}
 impl Once for SlidingLog {}
 impl Once for CircuitBreaker {}
 impl Once for Bulkhead {}
+impl Once for AdaptiveConcurrency {}
 impl Once for dyn Gate + '_ {}
 impl<G> Once for At<G> {}
 impl<G> Once for Gated<G> {}
