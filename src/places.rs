@@ -132,7 +132,7 @@ impl Places {
 
     /// Returns the word as it was. A ticket that somebody made up cannot take it below zero.
     fn give_back(&self, places: u64) -> u64 {
-        let less = |word: u64| Some((word / PLACE).saturating_sub(places) * PLACE | word & MARK);
+        let less = |word: u64| Some(((word / PLACE).saturating_sub(places) * PLACE) | (word & MARK));
         // Release: what the call did is seen by the one that gets its place. Acquire: if somebody waits, its mark.
         let given = self.word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
         given.unwrap_or_else(|word| word)

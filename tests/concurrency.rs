@@ -573,7 +573,7 @@ fn it_is_a_policy_and_calls_can_wait_at_it() {
     assert_eq!((done, limit.running(), limit.waiting()), (800, 0, 0));
     let _held = limit.try_acquire().unwrap();
     let full = Err(Error::Rejected(Rejected::new("search", Reason::BulkheadFull)));
-    assert_eq!(block_on((&limit).call(|| async { Ok::<_, ()>(1) })), full);
+    assert_eq!(block_on(limit.call(|| async { Ok::<_, ()>(1) })), full);
 }
 
 #[test]

@@ -447,7 +447,6 @@ fn an_adaptive_limit_that_falls_while_calls_end_loses_no_waiter() {
     });
 }
 
-/// The limit rises by a result, or by hand, while somebody joins the line.
 #[test]
 fn an_adaptive_limit_that_rises_wakes_who_joins_meanwhile() {
     model(|| {
