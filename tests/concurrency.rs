@@ -296,6 +296,25 @@ fn one_congestion_lowers_the_limit_once() {
     assert_eq!(limit.limit(), 25, "they met the new one, and its successor only once");
 }
 
+#[test]
+fn calls_that_miss_their_deadline_together_lower_the_limit_once() {
+    let (limit, clock) = limit(64);
+    let limit = limit.aimd(1, 0.5);
+    let call = || Call::new().deadline(clock.now() + millis(50));
+    let slow: Vec<_> = (0..64).map(|_| limit.try_acquire_for(call()).unwrap()).collect();
+    clock.advance(millis(50));
+    drop(slow);
+    assert_eq!(limit.limit(), 32);
+    // Those that come after it are not judged by them.
+    clock.advance(millis(1));
+    for _ in 0..20 {
+        let permit = limit.try_acquire_for(call()).unwrap();
+        clock.advance(millis(1));
+        permit.success();
+    }
+    assert_eq!(limit.limit(), 32);
+}
+
 /// Refusals come at once, answers after 100 ms: a burst of refusals is one congestion.
 #[test]
 fn refusals_that_come_faster_than_answers_do_not_send_the_limit_to_its_floor() {
