@@ -76,7 +76,7 @@ enum Happens {
 const SLICE: Duration = millis(500);
 
 /// Runs the phases one after the other behind `gate`, and returns the good answers in each slice of time.
-fn run(gate: &dyn Gate, clock: &Clock, phases: &[Phase], seed: u64) -> Vec<u32> {
+fn run(gate: &dyn Gate, clock: &Clock, phases: &[Phase], patience: Duration, seed: u64) -> Vec<u32> {
     let mut random = Random(seed);
     let (mut agenda, mut order) = (BinaryHeap::new(), 0u64);
     let mut plan = |agenda: &mut BinaryHeap<_>, at: u64, what| {
@@ -101,10 +101,10 @@ fn run(gate: &dyn Gate, clock: &Clock, phases: &[Phase], seed: u64) -> Vec<u32> 
             Happens::Arrival => {
                 let wait = random.exponential(1e9 / (phase.capacity() * OVERLOAD));
                 plan(&mut agenda, at + wait as u64, Happens::Arrival);
-                let call = Call::new().deadline(start + nanos(at) + PATIENCE);
+                let call = Call::new().deadline(start + nanos(at) + patience);
                 if let Ok(permit) = gate.try_acquire_for(call) {
                     queue.push_back(calls.len());
-                    plan(&mut agenda, at + PATIENCE.as_nanos() as u64, Happens::GivesUp(calls.len()));
+                    plan(&mut agenda, at + patience.as_nanos() as u64, Happens::GivesUp(calls.len()));
                     calls.push(Some(permit));
                 }
             }
@@ -139,15 +139,15 @@ fn slices(time: Duration) -> usize {
 /// The best fixed limit for each phase, and the good answers per second behind it.
 fn best_fixed() -> &'static [(u32, f64)] {
     static BEST: OnceLock<Vec<(u32, f64)>> = OnceLock::new();
-    BEST.get_or_init(|| PHASES.map(best_fixed_for).into())
+    BEST.get_or_init(|| PHASES.map(|phase| best_fixed_for(phase, PATIENCE)).into())
 }
 
-fn best_fixed_for(phase: Phase) -> (u32, f64) {
+fn best_fixed_for(phase: Phase, patience: Duration) -> (u32, f64) {
     let results = [50, 75, 100, 110, 125, 150, 200, 300, 400].map(|percent| {
         let limit = phase.workers * percent / 100;
         let clock = Clock::manual();
         let bulkhead = Bulkhead::new(limit as usize);
-        let good = run(&bulkhead, &clock, &[phase], 7);
+        let good = run(&bulkhead, &clock, &[phase], patience, 7);
         (limit, per_second(&good[slices(secs(5))..]))
     });
     results.into_iter().fold((0, 0.0), |best, other| if other.1 > best.1 { other } else { best })
@@ -171,7 +171,7 @@ fn recovered(good: &[u32], promised: f64) -> Option<Duration> {
 fn keeps_its_promise(name: &str, bounds: [Duration; PHASES.len()], limit: impl Fn() -> AdaptiveConcurrency) {
     let runs = [1, 2, 3].map(|seed| {
         let clock = Clock::manual();
-        run(&limit().clock(clock.clone()), &clock, &PHASES, seed)
+        run(&limit().clock(clock.clone()), &clock, &PHASES, PATIENCE, seed)
     });
     let mut table = format!(
         "{name}\n  {:20} {:>10} {:>8} {:>6} {:>10} {:>7}\n",
@@ -223,6 +223,29 @@ fn aimd_that_is_told_what_is_slow_keeps_up_with_a_server_that_changes() {
     keeps_its_promise("aimd, slow after 250 ms", bounds, || {
         AdaptiveConcurrency::between(1, 1_000).aimd(1, 0.8).slow_after(millis(250))
     });
+}
+
+/// With callers of 250 ms a tenth of the calls is too late behind any limit, once the server takes 150 ms on average. If
+/// each of them lowered it, the limit would fall to where the server has little to do.
+#[test]
+fn stragglers_that_no_limit_can_help_do_not_pull_it_down() {
+    let (patience, slower) = (millis(250), PHASES[3]);
+    let (best_limit, best) = best_fixed_for(slower, patience);
+    println!("callers of 250 ms, {}, best fixed {best_limit}: {best:.1} good/s", slower.name);
+    for (name, choose) in [
+        ("gradient", AdaptiveConcurrency::gradient as fn(AdaptiveConcurrency) -> AdaptiveConcurrency),
+        ("vegas", AdaptiveConcurrency::vegas),
+        ("aimd", |limit| limit.aimd(1, 0.8)),
+    ] {
+        for seed in [1, 2, 3] {
+            let clock = Clock::manual();
+            let limit = choose(AdaptiveConcurrency::between(1, 1_000).clock(clock.clone()));
+            let good = run(&limit, &clock, &[PHASES[2], slower], patience, seed);
+            let share = per_second(&good[slices(PHASE + secs(8))..]) / best;
+            println!("  {name:10} {share:.3}");
+            assert!(share >= PROMISE, "{name}: {share}");
+        }
+    }
 }
 
 const THROTTLED: Outcome = Outcome::Throttled { retry_after: None };
