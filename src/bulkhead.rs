@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::error::{BadSetting, Reason, Rejected, absurd};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket};
-use crate::places::{Ask, Places};
+use crate::semaphore::{Ask, Semaphore};
 use crate::setters::setters;
 use crate::sync::const_fn;
 use crate::wait::{Turn, WaitList};
@@ -51,7 +51,7 @@ use crate::wait::{Turn, WaitList};
 /// ```
 #[derive(Debug)]
 pub struct Bulkhead {
-    places: Places,
+    places: Semaphore,
     by_cost: bool,
     clock: Clock,
     hook: Hook,
@@ -70,7 +70,7 @@ impl Bulkhead {
                 absurd("max", 0, MUST_BE_SOME);
             }
             Self {
-                places: Places::new(max as u64, Self::MAX_WAITING),
+                places: Semaphore::new(max as u64, Self::MAX_WAITING),
                 by_cost: false,
                 clock: Clock::system(),
                 hook: Hook::unnamed(),

@@ -23,7 +23,7 @@ mod setters;
 mod wait;
 
 mod gate;
-mod places;
+mod semaphore;
 
 mod acquire;
 

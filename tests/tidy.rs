@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["hash", "park", "prefetch", "rng", "slab"],
     &["backoff", "clock", "window"],
     &["call", "judge", "setters", "wait"],
-    &["gate", "places"],
+    &["gate", "semaphore"],
     &["acquire"],
     &["breaker", "bulkhead", "concurrency", "limit"],
     &["headers"],

@@ -13,7 +13,7 @@ use crate::clock::{Clock, NEVER};
 use crate::error::{BadSetting, Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket};
-use crate::places::{Ask, Places};
+use crate::semaphore::{Ask, Semaphore};
 use crate::setters::setters;
 use crate::sync::Mutex;
 use crate::wait::Turn;
@@ -120,7 +120,7 @@ use rule::Rule;
 /// ```
 #[derive(Debug)]
 pub struct AdaptiveConcurrency {
-    places: Places,
+    places: Semaphore,
     learner: Mutex<Learner>,
     classes: Classes,
     clock: Clock,
@@ -162,7 +162,7 @@ impl AdaptiveConcurrency {
         };
         let start = Self::START.clamp(floor, ceiling);
         Self {
-            places: Places::new(start, Self::MAX_WAITING),
+            places: Semaphore::new(start, Self::MAX_WAITING),
             learner: Mutex::new(Learner::new(floor, ceiling, start)),
             classes: Classes { classes: [(0, 0); Classes::MAX], count: 0 },
             clock: Clock::system(),

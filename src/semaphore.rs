@@ -1,4 +1,4 @@
-//! Places that calls take and give back, as many as there are, each in its turn: [`Places`].
+//! Places that calls take and give back, as many as there are, each in its turn: [`Semaphore`].
 //!
 //! How many are taken is one atomic word, so that a call for which there is room, and one that finds none and does not
 //! wait, take no lock. The word's lowest bit is a *mark* that somebody waits; while it is set, everybody goes through the
@@ -14,7 +14,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering, const_fn};
 use crate::wait::{Line, Turn, Wait, WaitList, Waited, serve_newcomer, serve_waiters};
 
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Semaphore {
     /// Twice the places taken, plus 1 while somebody waits.
     word: AtomicU64,
     max: AtomicU64,
@@ -42,7 +42,7 @@ impl Ask {
     }
 }
 
-impl Places {
+impl Semaphore {
     /// How many are given out at most, so that the count, with what was taken above it, stays far from the word's end.
     const MAX: u64 = u64::MAX >> 2;
 
@@ -164,7 +164,7 @@ impl Places {
 impl Ask {
     /// Says whether it may be served while so many of `max` places are taken.
     fn turn(&self, running: u64, max: u64) -> Turn {
-        let open = if self.kept == 0 { max } else { open_to(self.kept, max) }.min(Places::MAX);
+        let open = if self.kept == 0 { max } else { open_to(self.kept, max) }.min(Semaphore::MAX);
         if self.places > open {
             Turn::Never
         } else if running + self.places > open {
@@ -181,7 +181,7 @@ fn open_to(kept: u32, max: u64) -> u64 {
     max.saturating_sub(kept).max(1)
 }
 
-impl Line for Places {
+impl Line for Semaphore {
     type Slot = Ask;
 
     fn list(&self) -> &Mutex<WaitList<Ask>> {
@@ -216,12 +216,12 @@ mod tests {
     #[test]
     fn a_class_leaves_what_is_kept_for_better_ones() {
         assert_eq!([1, 2, 3, 10, 1_000].map(|max| open_to(200_000, max)), [1, 1, 2, 8, 800]);
-        assert_eq!(open_to(500_000, Places::MAX), Places::MAX / 2);
+        assert_eq!(open_to(500_000, Semaphore::MAX), Semaphore::MAX / 2);
     }
 
     #[test]
     fn a_made_up_ticket_takes_nothing_below_zero() {
-        let places = Places::new(3, 1);
+        let places = Semaphore::new(3, 1);
         places.leave(7);
         assert_eq!(places.running(), 0);
         assert_eq!(places.try_enter(&mut Ask::places(3)), Turn::Served);
