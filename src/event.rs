@@ -128,6 +128,15 @@ impl Hook {
 
     #[inline]
     pub(crate) fn emit(&self, event: Event) {
+        if self.observer.is_some() {
+            self.tell(event);
+        }
+    }
+
+    /// Out of line, so that where nobody listens no event is made.
+    #[cold]
+    #[inline(never)]
+    fn tell(&self, event: Event) {
         if let Some(observer) = &self.observer {
             observer.on_event(self.name, event);
         }
@@ -136,10 +145,12 @@ impl Hook {
     /// Tells a decision to the observer, and hands it on.
     #[inline]
     pub(crate) fn admission<P>(&self, decision: Result<P, Rejected>) -> Result<P, Rejected> {
-        self.emit(match &decision {
-            Ok(_) => Event::Admitted,
-            Err(rejected) => Event::Rejected(*rejected),
-        });
+        if self.observer.is_some() {
+            self.tell(match &decision {
+                Ok(_) => Event::Admitted,
+                Err(rejected) => Event::Rejected(*rejected),
+            });
+        }
         decision
     }
 }

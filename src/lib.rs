@@ -8,6 +8,7 @@ mod event;
 
 mod hash;
 mod park;
+mod places;
 mod prefetch;
 mod rng;
 mod slab;
@@ -69,8 +70,8 @@ pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
 pub use concurrency::AdaptiveConcurrency;
 pub use limit::{
-    AdaptiveRate, AllOf, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter, SlidingLog,
-    TokenBucket,
+    AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
+    SlidingLog, TokenBucket, TokenBuckets,
 };
 
 // A primitive for each key.

@@ -24,6 +24,8 @@ mod real {
     }
 
     /// Lets the winner of a race finish before the next round.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn back_off() {
         for _ in 0..64 {
             std::hint::spin_loop();

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["event"],
     &["sync"],
-    &["hash", "park", "prefetch", "rng", "slab"],
+    &["hash", "park", "places", "prefetch", "rng", "slab"],
     &["backoff", "clock", "window"],
     &["call", "judge", "setters", "wait"],
     &["gate", "semaphore"],

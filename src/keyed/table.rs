@@ -1,14 +1,12 @@
-//! The keys of one shard, told the time: a hash table whose places a sweep walks round.
+//! The keys of one shard, told the time.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
 
+use crate::places::{Places, Tagged};
 use crate::prefetch::prefetch;
 
-/// Open addressing with linear probing; a removal moves up those behind it, so that there are no tombstones to clear
-/// (D. E. Knuth, "The Art of Computer Programming" vol. 3, 6.4, algorithm R). The sweep is the hand of a CLOCK (F. J.
-/// Corbató, "A paging experiment with the Multics system", 1968) over the places; those that a removal moves past it may
-/// be seen twice or not at all in a round.
+/// A hash table with a sweep: the hand of a CLOCK (F. J. Corbató, "A paging experiment with the Multics system", 1968).
 ///
 /// Why no debt is forgotten: a gate becomes a suspect only while nobody but the table holds it, and is then marked as
 /// unused. Whoever gets at it later gets it here, under the lock, which marks it as used, and as long as there is a
@@ -17,10 +15,7 @@ use crate::prefetch::prefetch;
 /// acquires what the drop of an `Arc` releases.
 #[derive(Debug)]
 pub(super) struct Table<K, G> {
-    places: Vec<Option<Slot<K, G>>>,
-    len: usize,
-    max: usize,
-    hand: usize,
+    slots: Places<Slot<K, G>>,
     turns: u32,
     /// When the hand last began a round, and how often counts are halved in it.
     round_since: u64,
@@ -60,6 +55,12 @@ pub(super) enum Inserted<K, G> {
     Full(K),
 }
 
+impl<K, G> Tagged for Slot<K, G> {
+    fn tag(&self) -> u32 {
+        self.tag
+    }
+}
+
 impl<K, G> Slot<K, G> {
     const fn is_used(&self) -> bool {
         self.uses & USED != 0
@@ -78,59 +79,32 @@ impl<K, G> Slot<K, G> {
 impl<K, G> Table<K, G> {
     /// How many look-ups there are to a step of the sweep.
     const TURN: u32 = 64;
-    const FIRST_PLACES: usize = 8;
     /// Counts are halved in each: nanoseconds.
     const MINUTE: u64 = 60_000_000_000;
 
     pub(super) const fn new(max: usize) -> Self {
-        Self { places: Vec::new(), len: 0, max, hand: 0, turns: 0, round_since: 0, halvings: 0 }
+        Self { slots: Places::new(max), turns: 0, round_since: 0, halvings: 0 }
     }
 
     pub(super) const fn len(&self) -> usize {
-        self.len
+        self.slots.len()
     }
 
     pub(super) fn places(&self) -> usize {
-        self.places.len()
+        self.slots.count()
     }
 
     pub(super) const fn is_full(&self) -> bool {
-        self.len >= self.max
-    }
-
-    /// Three quarters full at most, and never without a free place, which ends a search.
-    const fn last_places(&self) -> usize {
-        self.max + self.max / 3 + 1
-    }
-
-    /// Scales a tag to the number of places, whatever that is (D. Lemire, "Fast random integer generation in an
-    /// interval", 2019).
-    fn home(&self, tag: u32) -> usize {
-        ((tag as u64 * self.places.len() as u64) >> 32) as usize
-    }
-
-    fn after(&self, place: usize) -> usize {
-        if place + 1 < self.places.len() { place + 1 } else { 0 }
-    }
-
-    /// How far behind `from` a place is.
-    fn distance(&self, from: usize, to: usize) -> usize {
-        if to >= from { to - from } else { to + self.places.len() - from }
+        self.slots.is_full()
     }
 
     #[inline]
-    fn place_of(&self, tag: u32, is_key: impl Fn(&Slot<K, G>) -> bool) -> Option<usize> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let mut place = self.home(tag);
-        while let Some(slot) = &self.places[place] {
-            if slot.tag == tag && is_key(slot) {
-                return Some(place);
-            }
-            place = self.after(place);
-        }
-        None
+    fn find<Q>(&self, tag: u32, key: &Q) -> Option<usize>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        self.slots.find(tag, |slot| slot.key.borrow() == key)
     }
 
     /// Counts the look-ups, and returns whether the sweep is due.
@@ -146,9 +120,9 @@ impl<K, G> Table<K, G> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let place = self.place_of(tag, |slot| slot.key.borrow() == key)?;
+        let place = self.find(tag, key)?;
         let sweep = self.turn(1);
-        let slot = self.places[place].as_mut()?;
+        let slot = self.slots.get_mut(place)?;
         // The gate is large, and what raises its count waits for the first line alone.
         prefetch(&*slot.gate);
         slot.use_once();
@@ -161,8 +135,8 @@ impl<K, G> Table<K, G> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let place = self.place_of(tag, |slot| slot.key.borrow() == key)?;
-        let slot = self.places[place].as_mut()?;
+        let place = self.find(tag, key)?;
+        let slot = self.slots.get_mut(place)?;
         // Who holds it may use it.
         slot.uses |= USED;
         Some(slot.gate.clone())
@@ -179,33 +153,12 @@ impl<K, G> Table<K, G> {
         if self.is_full() {
             return Inserted::Full(key);
         }
-        if self.len >= self.places.len() / 4 * 3 && self.places.len() < self.last_places() {
-            self.grow();
-        }
-        if self.len == 0 {
+        if self.slots.len() == 0 {
             self.round_since = now;
         }
         // The permit that it is made for is the first use; it protects the gate by holding it.
-        self.put(Slot { tag, uses: 1, unused_since: now, gate: gate.clone(), key });
-        self.len += 1;
+        self.slots.put(Slot { tag, uses: 1, unused_since: now, gate: gate.clone(), key });
         Inserted::New { sweep: self.turn(8) }
-    }
-
-    fn put(&mut self, slot: Slot<K, G>) {
-        let mut place = self.home(slot.tag);
-        while self.places[place].is_some() {
-            place = self.after(place);
-        }
-        self.places[place] = Some(slot);
-    }
-
-    fn grow(&mut self) {
-        let places = (self.places.len() * 2).max(Self::FIRST_PLACES).min(self.last_places());
-        let mut larger = Vec::with_capacity(places);
-        larger.resize_with(places, || None);
-        self.hand = 0;
-        let old = std::mem::replace(&mut self.places, larger);
-        old.into_iter().flatten().for_each(|slot| self.put(slot));
     }
 
     pub(super) fn remove<Q>(&mut self, tag: u32, key: &Q) -> Option<(K, Arc<G>)>
@@ -213,24 +166,9 @@ impl<K, G> Table<K, G> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let place = self.place_of(tag, |slot| slot.key.borrow() == key)?;
-        let slot = self.take(place)?;
+        let place = self.find(tag, key)?;
+        let slot = self.slots.take(place)?;
         Some((slot.key, slot.gate))
-    }
-
-    fn take(&mut self, place: usize) -> Option<Slot<K, G>> {
-        let taken = self.places[place].take()?;
-        self.len -= 1;
-        let (mut hole, mut place) = (place, self.after(place));
-        while let Some(slot) = &self.places[place] {
-            // It may move up if that does not bring it before its home.
-            if self.distance(self.home(slot.tag), place) >= self.distance(hole, place) {
-                self.places[hole] = self.places[place].take();
-                hole = place;
-            }
-            place = self.after(place);
-        }
-        Some(taken)
     }
 
     /// Looks at the next places and finds gates that nobody holds and of which `is_suspect` says so, told whether they
@@ -243,17 +181,16 @@ impl<K, G> Table<K, G> {
         suspects: &mut [Option<Suspect<G>>],
     ) -> usize {
         let mut free = suspects.iter_mut();
-        for looked_at in 0..places.min(self.places.len()) {
+        for looked_at in 0..places.min(self.slots.count()) {
             if free.len() == 0 {
                 return looked_at;
             }
-            let place = self.hand;
-            self.hand = self.after(place);
+            let place = self.slots.turn();
             if place == 0 {
                 self.halvings = self.halvings_at(now);
                 self.round_since = now;
             }
-            let Some(slot) = &mut self.places[place] else { continue };
+            let Some(slot) = self.slots.get_mut(place) else { continue };
             let was_used = slot.is_used();
             if was_used {
                 slot.unused_since = now;
@@ -275,15 +212,15 @@ impl<K, G> Table<K, G> {
 
     /// Takes out a suspect that was found to have no residual, unless it was used meanwhile.
     pub(super) fn convict(&mut self, suspect: &Suspect<G>) -> Option<Slot<K, G>> {
-        let place = self.place_of(suspect.tag, |slot| Arc::ptr_eq(&slot.gate, &suspect.gate))?;
-        let slot = self.places[place].as_ref()?;
-        if slot.is_used() { None } else { self.take(place) }
+        let place = self.slots.find(suspect.tag, |slot| Arc::ptr_eq(&slot.gate, &suspect.gate))?;
+        let slot = self.slots.get(place)?;
+        if slot.is_used() { None } else { self.slots.take(place) }
     }
 
     /// Returns how often each key was used lately.
     pub(super) fn counts(&self, now: u64) -> impl Iterator<Item = (&K, u32)> {
         let halvings = self.halvings_at(now);
-        self.places.iter().flatten().map(move |slot| (&slot.key, slot.count() >> halvings))
+        self.slots.iter().map(move |slot| (&slot.key, slot.count() >> halvings))
     }
 
     /// How many minutes have begun since the round has: as many for every key, whatever goes on in its shard.
@@ -337,8 +274,8 @@ mod tests {
                 prop_assert_eq!(table.len(), map.len());
                 for key in 0..80 {
                     let tag = (key % 7u32).wrapping_mul(0x2492_4925);
-                    let found = table.place_of(tag, |slot| slot.key == key);
-                    let value = found.map(|place| *table.places[place].as_ref().unwrap().gate);
+                    let found = table.find(tag, &key);
+                    let value = found.map(|place| *table.slots.get(place).unwrap().gate);
                     prop_assert_eq!(value, map.get(&key).copied());
                 }
             }

@@ -11,11 +11,12 @@
 use std::task::Waker;
 use std::time::Duration;
 
+use super::change::Carry;
 use super::feedback::{Feedback, Heard, Rule};
 use super::quota::Quota;
-use super::rate::Shared;
 use super::reservation::Place;
-use super::token_bucket::{Carry, TokenBucket};
+use super::shared::Shared;
+use super::token_bucket::TokenBucket;
 use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::Clock;

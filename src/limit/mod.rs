@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod all_of;
+mod change;
 mod cubic;
 mod feedback;
 mod fixed_window;
@@ -13,20 +14,24 @@ mod priority;
 mod quota;
 mod rate;
 mod reservation;
+mod shared;
 mod shares;
 mod sliding_counter;
 mod sliding_log;
 mod token_bucket;
+mod token_buckets;
 
 pub use adaptive::AdaptiveRate;
 pub use all_of::AllOf;
+pub use change::Carry;
 pub use fixed_window::FixedWindow;
 pub use priority::PriorityBucket;
 pub use quota::Quota;
 pub use reservation::Reservation;
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
-pub use token_bucket::{Carry, TokenBucket};
+pub use token_bucket::TokenBucket;
+pub use token_buckets::{BucketAt, TokenBuckets};
 
 use std::time::Duration;
 

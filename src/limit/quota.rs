@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::rate::Rate;
+
 /// What is left of a limit at one moment; a plain value, for answers, logs and dashboards.
 ///
 /// Limits of the crate's fill it, and one of your own may: all fields are public. Between this reading and the next
@@ -30,4 +32,23 @@ pub struct Quota {
     pub remaining: u64,
     /// How long until more than `remaining` is there; zero if nothing is missing.
     pub more_after: Duration,
+}
+
+impl Quota {
+    /// Of a bucket whose word is `full_at`.
+    pub(super) fn of(name: &'static str, rate: &Rate, full_at: u64, now: u64) -> Self {
+        let (limit, remaining) = (rate.burst / rate.token, rate.available(full_at, now));
+        // Nothing is missing, or one token less than is missing now.
+        let more_at = full_at.saturating_sub(rate.units_of((limit - remaining).saturating_sub(1)));
+        let more_after = if remaining == limit { 0 } else { rate.wait(rate.flowed(now), more_at) };
+        let warm = Rate { warm_up: 0, ..*rate };
+        let window = warm.wait(warm.flowed(warm.origin), warm.burst);
+        Self {
+            name,
+            limit,
+            window: Duration::from_nanos(window),
+            remaining,
+            more_after: Duration::from_nanos(more_after),
+        }
+    }
 }

@@ -6,9 +6,10 @@ use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use super::line::wake;
-use super::token_bucket::TokenBucket;
+use super::token_bucket::{Refusal, TokenBucket};
 use crate::call::Call;
-use crate::error::{Reason, Rejected};
+use crate::clock::NEVER;
+use crate::error::{Reason, Rejected, saturating_nanos};
 use crate::gate::Permit;
 
 /// Tokens that were taken.
@@ -20,8 +21,62 @@ pub(super) struct Taken {
     pub(super) wait: u64,
     /// In units.
     pub(super) cost: u64,
-    /// The origin of the rate that they are counted in.
-    pub(super) origin: u64,
+    /// Which of the bucket's rates they are counted in.
+    pub(super) version: u64,
+}
+
+impl TokenBucket {
+    /// Takes the call's tokens for later: at most `limit` from now, and before the call's deadline.
+    ///
+    /// Use it to run work at its time by other means, or to take tokens of several limits before waiting for any.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Call, Clock, TokenBucket};
+    ///
+    /// let bucket = TokenBucket::per_second(1).clock(Clock::manual());
+    /// let first = bucket.reserve(Call::new(), Duration::ZERO)?;
+    /// let second = bucket.reserve(Call::new(), Duration::from_secs(5))?;
+    /// assert_eq!(second.wait(), Duration::from_secs(1));
+    /// drop(first); // gives its token back
+    /// assert_eq!(second.wait(), Duration::ZERO);
+    /// # Ok::<(), floodwall::Rejected>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the tokens are not there in time, or too many wait already. Nothing is taken then.
+    pub fn reserve(&self, call: Call, limit: Duration) -> Result<Reservation<'_>, Rejected> {
+        match self.take(call, 0, None) {
+            Ok(taken) => Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready }),
+            Err(Refusal { reason: Reason::RateLimited, .. }) if !limit.is_zero() => {
+                self.reserve_at(call, limit, self.clock.nanos())
+            }
+            Err(refusal) => Err(self.rejected(refusal)),
+        }
+    }
+
+    /// Takes tokens for later at a time that was read outside every lock, since a clock may be the user's.
+    pub(super) fn reserve_at(
+        &self,
+        call: Call,
+        limit: Duration,
+        now: u64,
+    ) -> Result<Reservation<'_>, Rejected> {
+        let limit = saturating_nanos(limit);
+        self.start_if_cold(&self.shared.read(), now);
+        let mut line = self.line().lock();
+        if line.is_full() {
+            // Not waited for, they may still be there.
+            let taken = self.take(call, 0, Some(now)).map_err(|refusal| self.rejected(refusal))?;
+            return Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready });
+        }
+        let taken = self.take(call, limit, Some(now)).map_err(|refusal| self.rejected(refusal))?;
+        let until = now.saturating_add(limit);
+        let place =
+            if taken.wait > 0 { Place::InLine(line.join(taken.next, taken.cost)) } else { Place::Ready };
+        Ok(Reservation { bucket: self, call, until, taken, place })
+    }
 }
 
 /// Tokens taken for later; made by [`TokenBucket::reserve`]. Dropped unused, it gives them back, and those behind it
@@ -86,7 +141,7 @@ impl<'a> Reservation<'a> {
                 ready!(sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
             }
             if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
-                bucket.line.lock().leave(key);
+                bucket.line().lock().leave(key);
             }
             Poll::Ready(Ok(bucket.permit(self.call)))
         })
@@ -96,7 +151,7 @@ impl<'a> Reservation<'a> {
     /// Takes the tokens as a permit, whether or not their time has come: for those who see to that themselves.
     pub fn into_permit(mut self) -> Permit<'a> {
         if let Place::InLine(key) = std::mem::replace(&mut self.place, Place::Gone) {
-            self.bucket.line.lock().leave(key);
+            self.bucket.line().lock().leave(key);
         }
         self.bucket.permit(self.call)
     }
@@ -105,7 +160,7 @@ impl<'a> Reservation<'a> {
     fn ready_at(&self, now: u64, waker: Option<&Waker>) -> u64 {
         let Place::InLine(key) = self.place else { return 0 };
         let waker = waker.cloned();
-        let mut line = self.bucket.line.lock();
+        let mut line = self.bucket.line().lock();
         let waiter = line.get_mut(key);
         let rate = self.bucket.shared.rate();
         let ready_at = rate.time_of(waiter.next.saturating_sub(rate.burst), now);
@@ -123,11 +178,11 @@ impl Drop for Reservation<'_> {
             return;
         }
         let now = bucket.clock.nanos();
-        let mut line = bucket.line.lock();
+        let mut line = bucket.line().lock();
         let rate = bucket.shared.rate();
         let (next, cost) = match *place {
             // A rate that has changed counts differently: rather nothing back than too much.
-            Place::Ready if taken.origin != rate.origin => return,
+            Place::Ready if taken.version != bucket.shared.version() => return,
             Place::Ready | Place::Gone => (taken.next, taken.cost),
             Place::InLine(key) => {
                 let waiter = line.get_mut(key);

@@ -8,21 +8,21 @@
 //! flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
 //! scheduling" form of a token bucket). With a burst of 1 that is a leaky bucket: calls are spaced evenly.
 
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::line::{Line, wake};
 use super::quota::Quota;
-use super::rate::{Rate, Seen, Shared};
-use super::reservation::{Place, Reservation, Taken};
+use super::rate::Rate;
+use super::reservation::Taken;
+use super::shared::{Seen, Shared};
 use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::{Clock, NEVER, nanos_of};
-use crate::error::{BadSetting, Reason, Rejected, saturating_nanos};
+use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
 use crate::setters::setters;
-use crate::sync::{Mutex, back_off, const_fn};
+use crate::sync::{Mutex, OnceLock, back_off, const_fn};
 
 /// Admits so many calls per second, and as many at once as the bucket holds.
 ///
@@ -62,13 +62,14 @@ use crate::sync::{Mutex, back_off, const_fn};
 /// assert!(bucket.try_acquire().is_ok());
 /// ```
 #[derive(Debug)]
+#[repr(C)] // What every call needs comes first, on few cache lines.
 pub struct TokenBucket {
     /// The rate, and when everything taken will have flowed back, in its units; zero: the bucket is full.
     pub(super) shared: Shared,
-    /// Those who have taken tokens in advance. Its lock is also the one that changes the rate.
-    pub(super) line: Mutex<Line>,
     pub(super) clock: Clock,
     pub(super) hook: Hook,
+    /// Made when it is first needed, since there may be a bucket for each of many keys: see `line`.
+    waiters: OnceLock<Box<Mutex<Line>>>,
 }
 
 impl TokenBucket {
@@ -98,9 +99,9 @@ impl TokenBucket {
         pub fn per(tokens: u64, period: Duration) -> Self {
             Self {
                 shared: Shared::new(Rate::expect(tokens, period, None)),
-                line: Mutex::new(Line::bounded(Self::MAX_WAITING)),
                 clock: Clock::system(),
                 hook: Hook::unnamed(),
+                waiters: OnceLock::new(),
             }
         }
     }
@@ -120,9 +121,49 @@ impl TokenBucket {
         }
     }
 
+    const_fn! {
+        /// Starts cold, at a third of the rate with a third of the burst, and warms up to the whole within `time`; again
+        /// when it was full for as long. Default: it is always warm.
+        ///
+        /// For what must not be hit by the full load at once: a cache that is empty after a start, a pool of
+        /// connections, a server that scales. The rate rises evenly from the first call on, as that of Sentinel's
+        /// and Guava's warm-up does with the cold factor 3; at its end `2/3 rate × time` has flowed.
+        ///
+        /// ```
+        /// # use std::time::Duration;
+        /// use floodwall::{Clock, Gate, TokenBucket};
+        ///
+        /// let clock = Clock::manual();
+        /// let bucket = TokenBucket::per_second(300).burst(30).warm_up(Duration::from_secs(30)).clock(clock.clone());
+        /// assert_eq!(bucket.available(), 10);
+        /// let per_second = || {
+        ///     while bucket.try_acquire().is_ok() {}
+        ///     let mut admitted = 0;
+        ///     for _ in 0..1_000 {
+        ///         clock.advance(Duration::from_millis(1));
+        ///         admitted += bucket.take_up_to(30);
+        ///     }
+        ///     admitted
+        /// };
+        /// assert_eq!(per_second(), 103);
+        /// clock.advance(Duration::from_secs(29));
+        /// assert_eq!(per_second(), 300);
+        /// ```
+        ///
+        /// # Panics
+        ///
+        /// If `time` is over 417 days.
+        #[track_caller]
+        #[must_use = "returns the changed bucket"]
+        pub fn warm_up(mut self, time: Duration) -> Self {
+            self.shared = self.shared.with_warm_up(time);
+            self
+        }
+    }
+
     /// Starts with `tokens` in the bucket, or with as many as it holds. Default: full.
     ///
-    /// Call it after `burst` and `clock`, which it looks at.
+    /// Call it after `burst` and `clock`, which it looks at. A bucket that warms up starts with a third.
     #[must_use = "returns the changed bucket"]
     pub fn initial(self, tokens: u64) -> Self {
         let rate = self.shared.rate();
@@ -135,7 +176,7 @@ impl TokenBucket {
     /// Lets at most `waiting` calls wait for their turn; more are rejected. Default: 1,024.
     #[must_use = "returns the changed bucket"]
     pub fn max_waiting(self, waiting: usize) -> Self {
-        self.line.lock().set_limit(waiting);
+        self.line().lock().set_limit(waiting);
         self
     }
 
@@ -151,57 +192,6 @@ impl TokenBucket {
         }
     }
 
-    /// Takes the call's tokens for later: at most `limit` from now, and before the call's deadline.
-    ///
-    /// Use it to run work at its time by other means, or to take tokens of several limits before waiting for any.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// use floodwall::{Call, Clock, TokenBucket};
-    ///
-    /// let bucket = TokenBucket::per_second(1).clock(Clock::manual());
-    /// let first = bucket.reserve(Call::new(), Duration::ZERO)?;
-    /// let second = bucket.reserve(Call::new(), Duration::from_secs(5))?;
-    /// assert_eq!(second.wait(), Duration::from_secs(1));
-    /// drop(first); // gives its token back
-    /// assert_eq!(second.wait(), Duration::ZERO);
-    /// # Ok::<(), floodwall::Rejected>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If the tokens are not there in time, or too many wait already. Nothing is taken then.
-    pub fn reserve(&self, call: Call, limit: Duration) -> Result<Reservation<'_>, Rejected> {
-        match self.take(call, 0, None) {
-            Ok(taken) => Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready }),
-            Err(Refusal { reason: Reason::RateLimited, .. }) if !limit.is_zero() => {
-                self.reserve_at(call, limit, self.clock.nanos())
-            }
-            Err(refusal) => Err(self.rejected(refusal)),
-        }
-    }
-
-    /// Takes tokens for later at a time that was read outside every lock, since a clock may be the user's.
-    pub(super) fn reserve_at(
-        &self,
-        call: Call,
-        limit: Duration,
-        now: u64,
-    ) -> Result<Reservation<'_>, Rejected> {
-        let limit = saturating_nanos(limit);
-        let mut line = self.line.lock();
-        if line.is_full() {
-            // Not waited for, they may still be there.
-            let taken = self.take(call, 0, Some(now)).map_err(|refusal| self.rejected(refusal))?;
-            return Ok(Reservation { bucket: self, call, until: NEVER, taken, place: Place::Ready });
-        }
-        let taken = self.take(call, limit, Some(now)).map_err(|refusal| self.rejected(refusal))?;
-        let until = now.saturating_add(limit);
-        let place =
-            if taken.wait > 0 { Place::InLine(line.join(taken.next, taken.cost)) } else { Place::Ready };
-        Ok(Reservation { bucket: self, call, until, taken, place })
-    }
-
     /// Returns whether the call would be admitted now, without taking anything.
     ///
     /// # Errors
@@ -212,18 +202,19 @@ impl TokenBucket {
     }
 
     pub(super) fn peek_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        let decision = self.decide(&self.shared.read(), now, call, 0);
+        let decision = self.decide(&self.look(now), now, call, 0);
         decision.map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
     pub(super) fn take_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
+        self.start_if_cold(&self.shared.read(), now);
         self.take(call, 0, Some(now)).map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
     /// Returns how many tokens a call could take now; 0 while others wait for theirs.
     pub fn available(&self) -> u64 {
         let now = self.clock.nanos();
-        let Seen { rate, full_at, .. } = self.shared.read();
+        let Seen { rate, full_at, .. } = self.look(now);
         rate.available(full_at, now)
     }
 
@@ -240,29 +231,18 @@ impl TokenBucket {
     /// ```
     pub fn quota(&self) -> Quota {
         let now = self.clock.nanos();
-        let Seen { rate, full_at, .. } = self.shared.read();
-        let (limit, remaining) = (rate.burst >> rate.shift, rate.available(full_at, now));
-        // Nothing is missing, or one token less than is missing now.
-        let more_at = full_at.saturating_sub(rate.units_of((limit - remaining).saturating_sub(1)));
-        let more_after = if remaining == limit { 0 } else { rate.wait(rate.flowed(now), more_at) };
-        let window = rate.wait(rate.flowed(rate.origin), rate.burst);
-        Quota {
-            name: self.hook.name,
-            limit,
-            window: Duration::from_nanos(window),
-            remaining,
-            more_after: Duration::from_nanos(more_after),
-        }
+        let Seen { rate, full_at, .. } = self.look(now);
+        Quota::of(self.hook.name, &rate, full_at, now)
     }
 
     /// Returns how many calls wait now.
     pub fn waiting(&self) -> usize {
-        self.line.lock().len()
+        self.waiters.get().map_or(0, |line| line.lock().len())
     }
 
     /// Gives back tokens that were taken and not used; those who wait move up. The bucket holds no more than its burst.
     pub fn refund(&self, tokens: u32) {
-        let mut line = self.line.lock();
+        let mut line = self.line().lock();
         let units = self.shared.rate().units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.saturating_sub(units));
         let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(units));
@@ -272,7 +252,8 @@ impl TokenBucket {
     /// Takes tokens that were used without asking, also if they are not there: others wait until the debt is paid.
     pub fn charge(&self, tokens: u32) {
         let now = self.clock.nanos();
-        let mut line = self.line.lock();
+        self.start_if_cold(&self.shared.read(), now);
+        let mut line = self.line().lock();
         let rate = self.shared.rate();
         let units = rate.units_of(tokens.into());
         self.shared.adjust(|full_at| full_at.max(rate.flowed(now).units).saturating_add(units));
@@ -282,7 +263,8 @@ impl TokenBucket {
 
     /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate.
     pub fn pause_until(&self, at: Instant) {
-        let mut line = self.line.lock();
+        self.start_if_cold(&self.shared.read(), self.clock.nanos());
+        let mut line = self.line().lock();
         let rate = self.shared.rate();
         let start = rate.flowed(nanos_of(at)).units.saturating_add(rate.burst);
         match line.first() {
@@ -297,82 +279,47 @@ impl TokenBucket {
         }
     }
 
-    /// Changes the rate to `tokens` per `period` in bursts of `burst`, and carries over what was taken as `carry` says.
-    ///
-    /// Those who wait get new times; one that would then wait longer than it wanted is rejected.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// use floodwall::{Call, Carry, Clock, Gate, TokenBucket};
-    ///
-    /// let bucket = TokenBucket::per_second(100).clock(Clock::manual());
-    /// assert!(bucket.try_acquire_for(Call::new().cost(40)).is_ok());
-    /// bucket.set_rate(1_000, Duration::from_secs(1), 1_000, Carry::Scaled)?;
-    /// assert_eq!(bucket.available(), 600);
-    /// # Ok::<(), floodwall::BadSetting>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If a setting makes no sense: the one at which the constructor would panic. Nothing is changed then.
-    pub fn set_rate(
-        &self,
-        tokens: u64,
-        period: Duration,
-        burst: u64,
-        carry: Carry,
-    ) -> Result<(), BadSetting> {
-        let woken = self.change_rate(Some(Rate::new(tokens, period, burst)?), carry, self.clock.nanos());
-        woken.into_iter().for_each(Waker::wake);
-        Ok(())
+    /// Those who have taken tokens in advance. Its lock is also the one that changes the rate.
+    pub(super) fn line(&self) -> &Mutex<Line> {
+        self.waiters.get_or_init(|| Box::new(Mutex::new(Line::bounded(Self::MAX_WAITING))))
     }
 
-    /// Changes the rate, or with `None` only its origin; returns who must look again.
-    pub(super) fn change_rate(&self, rate: Option<Rate>, carry: Carry, now: u64) -> Vec<Waker> {
-        let mut line = self.line.lock();
-        let mut woken = Vec::new();
-        self.shared.change(|old, full_at| {
-            // A time that was read before another change would let what has flowed since then flow once more.
-            let now = now.max(old.origin);
-            let rate = Rate { origin: now, ..rate.unwrap_or(*old) };
-            let level = old.level(full_at, now);
-            let level = match carry {
-                Carry::AsIs => rate.convert(level, old).min(rate.burst.into()),
-                Carry::Scaled if level > 0 => level * i128::from(rate.burst) / i128::from(old.burst),
-                Carry::Scaled => rate.convert(level, old),
-                Carry::Full => rate.burst.into(),
-            };
-            // The new origin is now, so that nothing has flowed yet.
-            let mut full_at = (i128::from(rate.burst) - level).clamp(0, i128::from(u64::MAX)) as u64;
-            woken = line.change_all(|waiter| {
-                waiter.cost = rate.units_of(waiter.cost >> old.shift);
-                waiter.next = match carry {
-                    Carry::Full => {
-                        full_at = full_at.saturating_add(waiter.cost);
-                        full_at
+    /// Takes the call's tokens if they are there now: what [`take`](Self::take) does for no limit, in fewer steps.
+    #[inline]
+    fn take_at_once(&self, call: Call) -> Result<(), Refusal> {
+        loop {
+            // The time first, and anew in each round: see `take`.
+            let now = self.clock.nanos();
+            let seen = self.shared.read();
+            let is_late = now >= call.deadline && call.deadline != NEVER;
+            match seen.rate.take_at_once(seen.full_at, now, call.cost) {
+                Some(next) if !is_late => {
+                    if self.shared.swap(&seen, next) {
+                        return Ok(());
                     }
-                    Carry::AsIs | Carry::Scaled => {
-                        let missing = i128::from(waiter.next)
-                            - i128::from(old.burst)
-                            - i128::from(old.flowed(now).units);
-                        let next = i128::from(rate.burst) - rate.convert(-missing, old);
-                        next.clamp(0, i128::from(u64::MAX)) as u64
-                    }
-                };
-            });
-            (rate, full_at)
-        });
-        drop(line);
-        woken
+                    back_off();
+                }
+                _ if self.start_if_cold(&seen, now) => {}
+                _ => match self.decide(&seen, now, call, 0) {
+                    Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(()),
+                    Ok(_) => {}
+                    Err(_) if self.renew_if_worn(&seen.rate, now) => {}
+                    Err(refusal) => return Err(refusal),
+                },
+            }
+        }
     }
 
     /// Takes the call's tokens if they are there within `limit` nanoseconds and before its deadline.
-    fn take(&self, call: Call, limit: u64, now: Option<u64>) -> Result<Taken, Refusal> {
+    pub(super) fn take(&self, call: Call, limit: u64, now: Option<u64>) -> Result<Taken, Refusal> {
         loop {
             // In each round, and before the word: read between the word and its swap, it would make threads collide.
             // A time that is a little old can admit nothing more, since the word only moves forward.
             let time = now.unwrap_or_else(|| self.clock.nanos());
             let seen = self.shared.read();
+            if now.is_none() && self.start_if_cold(&seen, time) {
+                continue;
+            }
             match self.decide(&seen, time, call, limit) {
                 Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(taken),
                 Ok(_) => back_off(),
@@ -382,14 +329,13 @@ impl TokenBucket {
         }
     }
 
-    /// Moves the origin if the count of units nears its end; returns whether it did.
-    pub(super) fn renew(&self, now: u64) -> bool {
-        let rate = self.shared.read().rate;
-        let worn = rate.is_worn(now);
-        if worn {
-            self.change_rate(None, Carry::AsIs, now).into_iter().for_each(Waker::wake);
+    /// Returns the rate and the word that a call would meet at `now`, without changing anything.
+    fn look(&self, now: u64) -> Seen {
+        let seen = self.shared.read();
+        match seen.rate.cold(seen.full_at, now) {
+            Some((rate, full_at)) => Seen { rate, full_at, ..seen },
+            None => seen,
         }
-        worn
     }
 
     /// Says what the word becomes, and when the call's tokens are there.
@@ -407,10 +353,17 @@ impl TokenBucket {
         if wait > 0 && now.saturating_add(wait) >= call.deadline {
             return Err(Refusal { reason: Reason::DeadlineExceeded, wait });
         }
-        Ok(Taken { next, wait, cost: rate.units_of(call.cost.into()), origin: rate.origin })
+        Ok(Taken { next, wait, cost: rate.units_of(call.cost.into()), version: seen.version })
     }
 
-    fn rejected(&self, Refusal { reason, wait }: Refusal) -> Rejected {
+    /// Makes a rejection of a refusal, and tells it.
+    fn refuse(&self, refusal: Refusal) -> Rejected {
+        let rejected = self.rejected(refusal);
+        self.hook.emit(Event::Rejected(rejected));
+        rejected
+    }
+
+    pub(super) fn rejected(&self, Refusal { reason, wait }: Refusal) -> Rejected {
         let rejected = Rejected::new(self.hook.name, reason);
         if wait == NEVER { rejected } else { rejected.after(Duration::from_nanos(wait)) }
     }
@@ -421,11 +374,15 @@ impl TokenBucket {
 }
 
 impl Gate for TokenBucket {
+    #[inline(always)]
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        self.hook.admission(match self.take(call, 0, None) {
-            Ok(_) => Ok(self.permit(call)),
-            Err(refusal) => Err(self.rejected(refusal)),
-        })
+        match self.take_at_once(call) {
+            Ok(()) => {
+                self.hook.emit(Event::Admitted);
+                Ok(self.permit(call))
+            }
+            Err(refusal) => Err(self.refuse(refusal)),
+        }
     }
 
     fn release(&self, _ticket: Ticket, outcome: Outcome) {
@@ -445,7 +402,13 @@ impl Gate for TokenBucket {
     fn residual(&self) -> Option<Residual> {
         let now = self.clock.nanos();
         let Seen { rate, full_at, .. } = self.shared.read();
-        (full_at > rate.flowed(now).units).then(|| until(rate.time_of(full_at, now)))
+        // Forgotten while it is warm, it would be cold again.
+        let lost = if rate.warm_up > 0 {
+            rate.cold(full_at, now).is_none()
+        } else {
+            full_at > rate.flowed(now).units
+        };
+        lost.then(|| until(rate.time_of(full_at, now).saturating_add(rate.warm_up)))
     }
 }
 
@@ -461,19 +424,8 @@ impl Acquire for TokenBucket {
 
 /// Why tokens were not taken: smaller than a [`Rejected`], which is made of it once it is known to be told.
 #[derive(Clone, Copy, Debug)]
-struct Refusal {
-    reason: Reason,
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
     /// In nanoseconds, or `NEVER`.
     wait: u64,
-}
-
-/// What becomes of the tokens taken so far when the rate changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carry {
-    /// As many tokens are there as before, or as the bucket holds.
-    AsIs,
-    /// The bucket is as full as before: half full stays half full. Debts stay as they are.
-    Scaled,
-    /// The bucket is full.
-    Full,
 }

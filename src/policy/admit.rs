@@ -1,5 +1,8 @@
 //! Gates as policies: admit, run, report.
 
+use std::borrow::Borrow;
+use std::hash::Hash;
+
 use super::{Blocking, Once, Policy};
 use crate::acquire::{Acquire, WaitUpTo};
 use crate::breaker::CircuitBreaker;
@@ -12,7 +15,7 @@ use crate::gate::{Gate, Permit};
 use crate::judge::{AnyError, Judge, Judged};
 use crate::keyed::At;
 use crate::limit::{
-    AdaptiveRate, AllOf, FixedWindow, PriorityBucket, SlidingCounter, SlidingLog, TokenBucket,
+    AdaptiveRate, AllOf, BucketAt, FixedWindow, PriorityBucket, SlidingCounter, SlidingLog, TokenBucket,
 };
 use crate::park::block_on;
 
@@ -100,6 +103,8 @@ gate_policy!([] Bulkhead, |gate| gate, &AnyError);
 gate_policy!([] AdaptiveConcurrency, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
 gate_policy!([G: Gate] At<G>, |gate| gate, &AnyError);
+gate_policy!([K: Borrow<Q> + Eq + Hash + Send, Q: Eq + Hash + ToOwned<Owned = K> + Sync + ?Sized]
+    BucketAt<'_, K, Q>, |gate| gate, &AnyError);
 gate_policy!([G: Gate] Gated<G>, |gated| gated.0, &AnyError);
 gate_policy!([G: Gate, J: Judge<T, E>] Judged<G, J>, |judged| judged.gate, &judged.judge);
 
@@ -115,6 +120,7 @@ impl Once for Bulkhead {}
 impl Once for AdaptiveConcurrency {}
 impl Once for dyn Gate + '_ {}
 impl<G> Once for At<G> {}
+impl<K, Q: ?Sized> Once for BucketAt<'_, K, Q> {}
 impl<G> Once for Gated<G> {}
 impl<G, J> Once for Judged<G, J> {}
 impl<G, J> Once for WaitUpTo<G, J> {}
