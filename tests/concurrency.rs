@@ -14,6 +14,7 @@ use floodwall::{
     Acquire, AdaptiveConcurrency, Blocking, Bulkhead, Call, Clock, Error, Gate, Outcome, Permit, Policy,
     Reason, Rejected, Residual, Timeout, block_on,
 };
+use proptest::prelude::*;
 use support::{millis, nanos, poll, secs, settable};
 
 /// What the server is like for a while.
@@ -559,6 +560,49 @@ fn who_matters_more_stands_before_and_takes_the_last_ones_place_in_line() {
     assert!(poll(&mut first).is_ready());
 }
 
+/// Four places for three classes: the best may use all, the next leaves one free, the last two.
+struct Twin {
+    running: usize,
+    line: Vec<(usize, usize)>,
+    decided: Vec<(usize, bool)>,
+}
+
+impl Twin {
+    const PRIORITIES: [u8; 3] = [200, 100, 0];
+    const MAX_WAITING: usize = 4;
+
+    fn tries(&mut self, class: usize) -> bool {
+        let admitted = self.running < 4 - class && self.line.iter().all(|waiter| waiter.1 > class);
+        self.running += usize::from(admitted);
+        admitted
+    }
+
+    /// Returns whether it is admitted or refused at once; otherwise it waits.
+    fn asks(&mut self, id: usize, class: usize) -> Option<bool> {
+        if self.tries(class) {
+            return Some(true);
+        }
+        if self.line.len() == Self::MAX_WAITING {
+            if self.line[Self::MAX_WAITING - 1].1 <= class {
+                return Some(false);
+            }
+            let last = self.line.remove(Self::MAX_WAITING - 1);
+            self.decided.push((last.0, false));
+        }
+        self.line.push((id, class));
+        self.line.sort_by_key(|waiter| waiter.1);
+        None
+    }
+
+    fn serves(&mut self) {
+        while let Some((id, _)) = self.line.first().copied().filter(|waiter| self.running < 4 - waiter.1) {
+            self.line.remove(0);
+            self.decided.push((id, true));
+            self.running += 1;
+        }
+    }
+}
+
 #[test]
 fn a_timeout_further_out_tells_it_what_is_too_slow() {
     let (limit, clock) = limit(10);
@@ -640,4 +684,66 @@ fn shares_that_leave_too_little_to_the_last_class_are_refused() {
 #[should_panic(expected = "priority: 200 must be below that of the class before")]
 fn classes_out_of_order_are_refused() {
     let _ = AdaptiveConcurrency::between(1, 5).class(200, 0.1).class(200, 0.1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn classes_share_places_as_they_should_whatever_happens(
+        steps in prop::collection::vec((0u8..6, 0usize..3, any::<prop::sample::Index>()), 1..150),
+    ) {
+        let limit = AdaptiveConcurrency::between(4, 4).max_waiting(Twin::MAX_WAITING);
+        let limit = limit.class(200, 0.25).class(100, 0.25).clock(Clock::manual());
+        let mut twin = Twin { running: 0, line: Vec::new(), decided: Vec::new() };
+        let (mut waiters, mut permits) = (Vec::new(), Vec::new());
+        for (id, (step, class, index)) in steps.into_iter().enumerate() {
+            let call = Call::new().priority(Twin::PRIORITIES[class]);
+            match step {
+                0 => {
+                    let permit = limit.try_acquire_for(call);
+                    prop_assert_eq!(permit.is_ok(), twin.tries(class));
+                    permits.extend(permit);
+                }
+                1 | 2 => {
+                    let mut waiter = Box::pin(limit.acquire_for(call));
+                    let polled = poll(&mut waiter).map(|permit| permits.extend(permit));
+                    let known = twin.asks(id, class);
+                    prop_assert_eq!(polled.is_ready(), known.is_some());
+                    if known.is_none() {
+                        waiters.push((id, waiter));
+                    }
+                }
+                3 if !permits.is_empty() => {
+                    permits.swap_remove(index.index(permits.len())).success();
+                    twin.running -= 1;
+                    twin.serves();
+                }
+                4 if !waiters.is_empty() => {
+                    let (id, waiter) = waiters.swap_remove(index.index(waiters.len()));
+                    drop(waiter);
+                    twin.line.retain(|waiter| waiter.0 != id);
+                    if let Some(at) = twin.decided.iter().position(|waiter| waiter.0 == id) {
+                        twin.running -= usize::from(twin.decided.remove(at).1);
+                    }
+                    twin.serves();
+                }
+                5 if !waiters.is_empty() => {
+                    let at = index.index(waiters.len());
+                    let polled = poll(&mut waiters[at].1);
+                    let known = twin.decided.iter().position(|waiter| waiter.0 == waiters[at].0);
+                    prop_assert_eq!(polled.is_ready(), known.is_some());
+                    if let (Poll::Ready(permit), Some(known)) = (polled, known) {
+                        prop_assert_eq!(permit.is_ok(), twin.decided.remove(known).1);
+                        permits.extend(permit);
+                        drop(waiters.swap_remove(at));
+                    }
+                }
+                _ => {}
+            }
+            prop_assert_eq!((limit.running(), limit.waiting()), (twin.running, twin.line.len()));
+        }
+        drop((waiters, permits));
+        prop_assert_eq!((limit.running(), limit.waiting(), limit.residual()), (0, 0, None));
+    }
 }
