@@ -249,6 +249,38 @@ fn stragglers_that_no_limit_can_help_do_not_pull_it_down() {
     }
 }
 
+/// Behind 4 workers each step of the limit is a large share of it, and with callers who bear three times what a call takes, a
+/// few calls too many in flight make all of them too late. There the promise is **not** kept; here is what is.
+#[test]
+fn a_small_server_with_impatient_callers_gets_less_than_what_is_promised() {
+    type Choose = fn(AdaptiveConcurrency) -> AdaptiveConcurrency;
+    let small = [PHASES[2], PHASES[3]].map(|phase| Phase { workers: 4, ..phase });
+    let rows: [(&str, Choose, [f64; 2]); 4] = [
+        ("gradient", AdaptiveConcurrency::gradient, [0.88, PROMISE]),
+        ("vegas", AdaptiveConcurrency::vegas, [0.82, PROMISE]),
+        ("aimd", |limit| limit.aimd(1, 0.8), [0.84, 0.84]),
+        ("aimd, slow after 250 ms", |limit| limit.aimd(1, 0.8).slow_after(millis(250)), [0.86, 0.86]),
+    ];
+    for (at, patience) in [PATIENCE, secs(1)].into_iter().enumerate() {
+        let (best_limit, best) = best_fixed_for(small[1], patience);
+        println!(
+            "4 workers, {}, callers of {patience:?}, best fixed {best_limit}: {best:.1} good/s",
+            small[1].name
+        );
+        for (name, choose, stated) in &rows {
+            let shares = [1, 2, 3, 4, 5, 6].map(|seed| {
+                let clock = Clock::manual();
+                let limit = choose(AdaptiveConcurrency::between(1, 1_000).clock(clock.clone()));
+                let good = run(&limit, &clock, &small, patience, seed);
+                per_second(&good[slices(PHASE + secs(8))..]) / best
+            });
+            let share = shares.iter().sum::<f64>() / 6.0;
+            println!("  {name:24} {share:.3}");
+            assert!(share >= stated[at], "{name}, callers of {patience:?}: {share}");
+        }
+    }
+}
+
 const THROTTLED: Outcome = Outcome::Throttled { retry_after: None };
 
 /// As many calls at once as `running`, which all take `time` and succeed.

@@ -80,6 +80,11 @@ use rule::Rule;
 /// (`cargo test --test concurrency keeps_up -- --nocapture` prints each phase.) AIMD is slow where the server is three times
 /// slower: what was admitted under the old limit fills the server's queue, and callers must give up before it is known.
 ///
+/// It is **not** reached behind 4 workers when they become three times slower and callers bear little more than three times
+/// what a call takes then: 0.89 by gradient, 0.84 by Vegas, 0.86 and 0.87 by AIMD. A step of the limit is a large share of
+/// it there, and one call too many makes all too late. With callers of twice the patience gradient and Vegas reach 0.97, AIMD
+/// 0.85 and 0.88. For a server so small, count its workers and take a [`Bulkhead`](crate::Bulkhead).
+///
 /// # Cost
 ///
 /// To admit: one atomic operation and one reading of the clock; to be refused: two loads. To hear a result: one atomic
