@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use floodwall::{
-    AdaptiveThrottle, Bulkhead, CircuitBreaker, Clock, FixedWindow, Gate, LatencyShed, LoadShed,
-    SlidingCounter, SlidingLog, TokenBucket,
+    AdaptiveConcurrency, AdaptiveThrottle, Bulkhead, CircuitBreaker, Clock, FixedWindow, Gate, LatencyShed,
+    LoadShed, SlidingCounter, SlidingLog, TokenBucket,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -63,6 +63,17 @@ fn bulkhead(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// With an answer each time, so that it also learns.
+fn adaptive(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("adaptive");
+    let limit = AdaptiveConcurrency::between(1, 64);
+    group.bench_function("admitted", |bencher| bencher.iter(|| limit.try_acquire().unwrap().success()));
+    let limit = AdaptiveConcurrency::between(1, 1);
+    let _permit = limit.try_acquire().unwrap();
+    group.bench_function("full", |bencher| bencher.iter(|| limit.try_acquire().unwrap_err()));
+    group.finish();
+}
+
 fn breaker(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("breaker");
     let breaker = CircuitBreaker::builder().build();
@@ -103,5 +114,5 @@ fn shedding(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, clock, bucket, windows, bulkhead, breaker, shedding);
+criterion_group!(benches, clock, bucket, windows, bulkhead, adaptive, breaker, shedding);
 criterion_main!(benches);

@@ -2,7 +2,8 @@
 //!
 //! A slow dependency must not take every thread, connection and byte of memory with it: cap the calls that run, and
 //! refuse or queue the rest. When **not** to use it: to limit calls per second (that is a
-//! [`TokenBucket`](crate::TokenBucket)), or to share a resource that a pool already counts.
+//! [`TokenBucket`](crate::TokenBucket)); where nobody knows how many the dependency can take (that is
+//! [`AdaptiveConcurrency`](crate::AdaptiveConcurrency)); or to share a resource that a pool already counts.
 //!
 //! A counting semaphore with a fair, bounded line (the *bulkhead* pattern: M. Nygard, "Release It!", 2007).
 
@@ -11,12 +12,13 @@ use std::time::Duration;
 use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::Clock;
-use crate::error::{Reason, Rejected, absurd};
+use crate::error::{BadSetting, Reason, Rejected, absurd};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket};
+use crate::semaphore::{Ask, Semaphore};
 use crate::setters::setters;
-use crate::sync::{Mutex, const_fn};
-use crate::wait::{Line, Wait, WaitList, Waited, serve_waiters};
+use crate::sync::const_fn;
+use crate::wait::{Turn, WaitList};
 
 /// Lets at most `max` calls run at once.
 ///
@@ -25,12 +27,14 @@ use crate::wait::{Line, Wait, WaitList, Waited, serve_waiters};
 /// waits, [`acquire`](Acquire::acquire) and [`acquire_blocking`](Acquire::acquire_blocking) do. Tasks and threads
 /// wait in one line, first come first served, and nobody passes it.
 ///
-/// Every call takes one place, whatever its [`cost`](Call::cost): costs are tokens of rate limits.
+/// Every call takes one place, whatever its [`cost`](Call::cost): costs are tokens of rate limits. With
+/// [`by_cost`](Self::by_cost) a call takes as many places as it costs.
 ///
 /// # Cost
 ///
-/// A short critical section to enter and one to leave; no clock is read and nothing allocated, but for the line
-/// itself as it grows to its longest.
+/// One atomic operation to enter and one to leave, and none to be refused; no lock is taken, no clock is read and nothing
+/// allocated. While somebody waits, each is a short critical section instead, and the line allocates as it grows to its
+/// longest.
 ///
 /// # Examples
 ///
@@ -47,7 +51,8 @@ use crate::wait::{Line, Wait, WaitList, Waited, serve_waiters};
 /// ```
 #[derive(Debug)]
 pub struct Bulkhead {
-    core: Mutex<Core>,
+    places: Semaphore,
+    by_cost: bool,
     clock: Clock,
     hook: Hook,
 }
@@ -62,10 +67,14 @@ impl Bulkhead {
         #[track_caller]
         pub fn new(max: usize) -> Self {
             if max == 0 {
-                absurd("max", 0, "must be at least 1");
+                absurd("max", 0, MUST_BE_SOME);
             }
-            let core = Core { max, running: 0, waiting: WaitList::bounded(Self::MAX_WAITING) };
-            Self { core: Mutex::new(core), clock: Clock::system(), hook: Hook::unnamed() }
+            Self {
+                places: Semaphore::new(max as u64, Self::MAX_WAITING),
+                by_cost: false,
+                clock: Clock::system(),
+                hook: Hook::unnamed(),
+            }
         }
     }
 
@@ -74,97 +83,144 @@ impl Bulkhead {
     /// Lets at most `waiting` calls wait for their turn; more are rejected. Default: 1,024.
     #[must_use = "returns the changed bulkhead"]
     pub fn max_waiting(self, waiting: usize) -> Self {
-        self.core.lock().waiting.set_limit(waiting);
+        self.places.change_list(|list| list.set_limit(waiting));
+        self
+    }
+
+    /// Lets a call take as many places as it [costs](Call::cost): `max` is then a sum of costs, such as bytes of memory.
+    /// Default: one place for each call.
+    ///
+    /// A call that must wait for many places holds back those behind it, so that small ones cannot starve it. One that
+    /// costs more than `max` is rejected at once, also if it waits already when `max` shrinks. A call of cost 0 takes no
+    /// place, and waits its turn like others. [`settle`](Permit::settle) corrects an estimate: it gives places back, or
+    /// takes more although there may be none.
+    ///
+    /// ```
+    /// use floodwall::{Bulkhead, Call, Gate};
+    ///
+    /// let memory = Bulkhead::new(1_000).by_cost();
+    /// let mut upload = memory.try_acquire_for(Call::new().cost(700))?;
+    /// assert!(memory.try_acquire_for(Call::new().cost(400)).is_err());
+    /// upload.settle(600);
+    /// assert!(memory.try_acquire_for(Call::new().cost(400)).is_ok());
+    /// # Ok::<(), floodwall::Rejected>(())
+    /// ```
+    #[must_use = "returns the changed bulkhead"]
+    pub const fn by_cost(mut self) -> Self {
+        self.by_cost = true;
+        self
+    }
+
+    /// Serves the newest waiter first, and drops the oldest one for a new one when the line is full. Default: first come,
+    /// first served.
+    ///
+    /// For overload: the oldest waiters are those whose callers have given up most likely. An old waiter, or one that
+    /// needs many places, may then wait for ever; give them a limit to wait for.
+    #[must_use = "returns the changed bulkhead"]
+    pub fn newest_first(self) -> Self {
+        self.places.change_list(WaitList::serve_newest_first);
         self
     }
 
     setters!("bulkhead");
 
-    /// Returns how many calls may run at once.
-    pub fn max(&self) -> usize {
-        self.core.lock().max
+    /// Changes how many calls may run at once, at run time.
+    ///
+    /// Growing serves as many waiters as fit. Shrinking takes no place from a call that runs: [`running`](Self::running)
+    /// may be above the new `max` for a while, and no call is admitted until enough have ended.
+    ///
+    /// ```
+    /// use floodwall::{Bulkhead, Gate};
+    ///
+    /// let bulkhead = Bulkhead::new(2);
+    /// let (first, _second) = (bulkhead.try_acquire().unwrap(), bulkhead.try_acquire().unwrap());
+    /// bulkhead.set_max(1)?;
+    /// assert_eq!((bulkhead.running(), bulkhead.max()), (2, 1));
+    /// first.success();
+    /// assert!(bulkhead.try_acquire().is_err());
+    /// # Ok::<(), floodwall::BadSetting>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If `max` is 0; nothing changes then.
+    pub fn set_max(&self, max: usize) -> Result<(), BadSetting> {
+        if max == 0 {
+            return Err(BadSetting { setting: "max", value: 0, must: MUST_BE_SOME });
+        }
+        self.places.replace_max(max as u64);
+        self.places.serve();
+        Ok(())
     }
 
-    /// Returns how many calls run now.
+    /// Returns how many calls may run at once.
+    pub fn max(&self) -> usize {
+        self.places.max() as usize
+    }
+
+    /// Returns how many calls run now; with [`by_cost`](Self::by_cost), what they cost together.
     pub fn running(&self) -> usize {
-        self.core.lock().running
+        self.places.running() as usize
     }
 
     /// Returns how many calls wait now.
     pub fn waiting(&self) -> usize {
-        self.core.lock().waiting.len()
+        self.places.waiting()
     }
 
-    fn permit(&self, call: Call) -> Permit<'_> {
-        Permit::new(self, Ticket::new(0, call))
+    fn ask(&self, call: Call) -> Ask {
+        Ask::places(if self.by_cost { call.cost.into() } else { 1 })
     }
 
-    fn too_late(&self) -> Rejected {
-        Rejected::new(self.hook.name, Reason::DeadlineExceeded)
+    fn permit(&self, ask: Ask, call: Call) -> Permit<'_> {
+        Permit::new(self, Ticket::new(ask.places, call))
     }
 
-    fn full(&self) -> Rejected {
-        Rejected::new(self.hook.name, Reason::BulkheadFull)
+    fn refused(&self, reason: Reason) -> Rejected {
+        Rejected::new(self.hook.name, reason)
     }
 }
 
+const MUST_BE_SOME: &str = "must be at least 1";
+
 impl Gate for Bulkhead {
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
-        let served = self.core.lock().serve_newcomer(&mut ());
-        self.hook.admission(if served { Ok(self.permit(call)) } else { Err(self.full()) })
+        let mut ask = self.ask(call);
+        self.hook.admission(match self.places.try_enter(&mut ask) {
+            Turn::Served => Ok(self.permit(ask, call)),
+            Turn::NotYet | Turn::Never => Err(self.refused(Reason::BulkheadFull)),
+        })
     }
 
-    fn release(&self, _ticket: Ticket, outcome: Outcome) {
-        let mut core = self.core.lock();
-        core.take_back(());
-        serve_waiters(&self.core, core);
+    fn release(&self, ticket: Ticket, outcome: Outcome) {
+        self.places.leave(ticket.word());
         self.hook.emit(Event::Finished(outcome));
     }
 
+    fn settle(&self, ticket: &mut Ticket, actual: u32) {
+        if !self.by_cost {
+            return;
+        }
+        let (estimate, actual) = (ticket.word(), u64::from(actual));
+        ticket.set_word(actual);
+        if actual > estimate {
+            self.places.overrun(actual - estimate);
+        } else {
+            self.places.leave(estimate - actual);
+        }
+    }
+
     fn residual(&self) -> Option<Residual> {
-        let core = self.core.lock();
-        (core.running > 0 || !core.waiting.is_empty()).then_some(Residual::InUse)
+        self.places.in_use().then_some(Residual::InUse)
     }
 }
 
 impl Acquire for Bulkhead {
     async fn acquire_within(&self, call: Call, limit: Duration) -> Result<Permit<'_>, Rejected> {
-        if self.core.lock().serve_newcomer(&mut ()) {
-            return self.hook.admission(Ok(self.permit(call)));
-        }
-        let patience = self.clock.after(limit);
-        let waited = Wait::new(&self.core, &self.clock, patience.min(call.deadline), ()).await;
-        self.hook.admission(match waited {
-            Waited::Served(()) => Ok(self.permit(call)),
-            Waited::TooLate if call.deadline <= patience => Err(self.too_late()),
-            Waited::Full | Waited::TooLate => Err(self.full()),
+        let entered = self.places.enter(self.ask(call), call, limit, &self.clock).await;
+        self.hook.admission(match entered {
+            Ok(ask) => Ok(self.permit(ask, call)),
+            Err(reason) => Err(self.refused(reason)),
         })
-    }
-}
-
-#[derive(Debug)]
-struct Core {
-    max: usize,
-    running: usize,
-    waiting: WaitList<()>,
-}
-
-/// `running` never exceeds `max`: it grows only in `serve`, under the lock, and each growth is taken back once, by the
-/// permit or by the waiter that never saw it.
-impl Line for Core {
-    type Slot = ();
-
-    fn waiters(&mut self) -> &mut WaitList<()> {
-        &mut self.waiting
-    }
-
-    fn serve(&mut self, (): &mut ()) -> bool {
-        let free = self.running < self.max;
-        self.running += usize::from(free);
-        free
-    }
-
-    fn take_back(&mut self, (): ()) {
-        self.running = self.running.saturating_sub(1);
     }
 }

@@ -1,4 +1,4 @@
-//! How a call can end badly: [`Error`], [`Rejected`], [`Reason`], [`TimedOut`].
+//! How a call can end badly: [`Error`], [`Rejected`], [`Reason`], [`TimedOut`]; and a setting: [`BadSetting`].
 
 use std::fmt;
 use std::time::Duration;
@@ -281,6 +281,43 @@ impl fmt::Display for TimedOut {
 impl std::error::Error for TimedOut {}
 
 /// Writes a policy's name before its message, if it was given one.
+/// A setting that makes no sense, found at run time: which, its value, and what it must be.
+///
+/// ```
+/// # use std::time::Duration;
+/// use floodwall::{Carry, TokenBucket};
+///
+/// let bucket = TokenBucket::per_second(5);
+/// let error = bucket.set_rate(0, Duration::from_secs(1), 5, Carry::AsIs).unwrap_err();
+/// assert_eq!(error.to_string(), "tokens: 0 must be at least 1");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSetting {
+    pub(crate) setting: &'static str,
+    pub(crate) value: u64,
+    pub(crate) must: &'static str,
+}
+
+impl BadSetting {
+    /// Returns the name of the setting.
+    pub const fn setting(&self) -> &'static str {
+        self.setting
+    }
+
+    /// Returns the value that it was given; a duration in nanoseconds.
+    pub const fn value(&self) -> u64 {
+        self.value
+    }
+}
+
+impl fmt::Display for BadSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.setting, self.value, self.must)
+    }
+}
+
+impl std::error::Error for BadSetting {}
+
 fn named(by: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if by.is_empty() { Ok(()) } else { write!(f, "{by}: ") }
 }

@@ -150,6 +150,11 @@ impl Ticket {
     pub fn is_late(&self, clock: &Clock) -> bool {
         self.deadline != NEVER && clock.nanos() >= self.deadline
     }
+
+    /// As [`is_late`](Ticket::is_late), for who has read the clock already.
+    pub(crate) const fn is_late_at(&self, now: u64) -> bool {
+        self.deadline != NEVER && now >= self.deadline
+    }
 }
 
 /// Leave to make one call. Report how the call ended; dropped without a report, it counts as [`Outcome::Abandoned`],

@@ -24,11 +24,13 @@ mod setters;
 mod wait;
 
 mod gate;
+mod semaphore;
 
 mod acquire;
 
 mod breaker;
 mod bulkhead;
+mod concurrency;
 mod limit;
 mod shed;
 mod throttle;
@@ -49,7 +51,7 @@ pub mod design {}
 
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
-pub use error::{Error, Reason, Rejected, TimedOut};
+pub use error::{BadSetting, Error, Reason, Rejected, TimedOut};
 pub use event::{Event, Observer, Outcome, State};
 
 // Ground.
@@ -68,9 +70,10 @@ pub use judge::{AnyError, Judge, Judged, When};
 // Primitives.
 pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
+pub use concurrency::AdaptiveConcurrency;
 pub use limit::{
-    AdaptiveRate, AllOf, BadSetting, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation,
-    SlidingCounter, SlidingLog, TokenBucket, TokenBuckets,
+    AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
+    SlidingLog, TokenBucket, TokenBuckets,
 };
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;

@@ -37,10 +37,25 @@ impl<T> Slab<T> {
         (self.first != NIL).then_some(self.first)
     }
 
+    /// Returns the key of the last entry in the queue.
+    pub(crate) fn last(&self) -> Option<usize> {
+        (self.last != NIL).then_some(self.last)
+    }
+
     /// Returns the key of the entry that stands behind `key` in the queue.
     pub(crate) fn after(&self, key: usize) -> Option<usize> {
         let next = self.entries.get(key).filter(|entry| entry.queued)?.next;
         (next != NIL).then_some(next)
+    }
+
+    /// Returns the key of the entry that stands before `key` in the queue.
+    pub(crate) fn before(&self, key: usize) -> Option<usize> {
+        let previous = self.entries.get(key).filter(|entry| entry.queued)?.previous;
+        (previous != NIL).then_some(previous)
+    }
+
+    pub(crate) fn get(&self, key: usize) -> Option<&T> {
+        self.entries.get(key)?.value.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut T> {
@@ -48,7 +63,14 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn push_back(&mut self, value: T) -> usize {
-        let entry = Entry { value: Some(value), queued: true, previous: self.last, next: NIL };
+        self.push_before(None, value)
+    }
+
+    /// Adds an entry before the one of key `next`, which stands in the queue; at the back if there is none.
+    pub(crate) fn push_before(&mut self, next: Option<usize>, value: T) -> usize {
+        let next = next.unwrap_or(NIL);
+        let previous = if next == NIL { self.last } else { self.entries[next].previous };
+        let entry = Entry { value: Some(value), queued: true, previous, next };
         let key = match self.free {
             NIL => {
                 self.entries.push(entry);
@@ -60,11 +82,14 @@ impl<T> Slab<T> {
                 key
             }
         };
-        match self.last {
+        match previous {
             NIL => self.first = key,
-            last => self.entries[last].next = key,
+            previous => self.entries[previous].next = key,
         }
-        self.last = key;
+        match next {
+            NIL => self.last = key,
+            next => self.entries[next].previous = key,
+        }
         self.queued += 1;
         key
     }
@@ -108,13 +133,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_slab_queues_like_a_plain_queue(steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 0..200)) {
+        fn a_slab_queues_like_a_plain_queue(steps in prop::collection::vec((0u8..5, any::<prop::sample::Index>()), 0..200)) {
             let mut slab = Slab::new();
             let mut queue: VecDeque<(usize, u32)> = VecDeque::new();
             let mut kept: Vec<(usize, u32)> = Vec::new();
             for (number, (step, index)) in (0u32..).zip(steps) {
                 match step {
                     0 | 1 => queue.push_back((slab.push_back(number), number)),
+                    4 => {
+                        let place = index.index(queue.len() + 1);
+                        let next = queue.get(place).map(|entry| entry.0);
+                        queue.insert(place, (slab.push_before(next, number), number));
+                    }
                     2 if !queue.is_empty() => {
                         let entry = queue.remove(index.index(queue.len())).unwrap();
                         slab.unqueue(entry.0);
@@ -132,6 +162,10 @@ mod tests {
                 }
                 prop_assert_eq!(slab.queued(), queue.len());
                 prop_assert_eq!(slab.first(), queue.front().map(|entry| entry.0));
+                prop_assert_eq!(slab.last(), queue.back().map(|entry| entry.0));
+                let mut keys: Vec<_> = std::iter::successors(slab.last(), |key| slab.before(*key)).collect();
+                keys.reverse();
+                prop_assert_eq!(keys, queue.iter().map(|entry| entry.0).collect::<Vec<_>>());
                 let keys: Vec<_> = std::iter::successors(slab.first(), |key| slab.after(*key)).collect();
                 prop_assert_eq!(keys, queue.iter().map(|entry| entry.0).collect::<Vec<_>>());
                 for (key, value) in queue.iter().chain(&kept) {

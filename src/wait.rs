@@ -1,7 +1,7 @@
 //! One fair, cancel-safe line of waiters, for tasks and threads alike.
 //!
-//! A primitive keeps a [`WaitList`] beside what its callers wait for, both under the primitive's own lock, and says
-//! through [`Line`] how one of them is served. [`Wait`] is the future of one waiter; a thread waits by blocking on it.
+//! A primitive keeps a [`WaitList`] under a lock beside what its callers wait for, and says through [`Line`] how one of
+//! them is served. [`Wait`] is the future of one waiter; a thread waits by blocking on it.
 //!
 //! Why nothing is lost: whoever gives something back serves the first waiter *under the lock*, and what it was
 //! served is recorded in its entry, so it does not matter which of "served", "timed out" and "cancelled" is seen
@@ -17,28 +17,43 @@ use crate::clock::{Clock, NEVER, Sleep};
 use crate::slab::Slab;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The waiters of one primitive, first come first served.
+/// The waiters of one primitive: by rank, and within a rank first come first served, or last come first served.
 #[derive(Debug)]
 pub(crate) struct WaitList<S> {
     waiters: Slab<Waiter<S>>,
     limit: usize,
+    newest_first: bool,
 }
 
 #[derive(Debug)]
 struct Waiter<S> {
     slot: Option<S>,
     waker: Option<Waker>,
-    served: bool,
+    turn: Turn,
+}
+
+/// What can be done for a caller now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Served,
+    NotYet,
+    /// There is no use in waiting.
+    Never,
 }
 
 impl<S> WaitList<S> {
     /// A list that refuses the next waiter while `limit` are waiting.
     pub(crate) const fn bounded(limit: usize) -> Self {
-        Self { waiters: Slab::new(), limit }
+        Self { waiters: Slab::new(), limit, newest_first: false }
     }
 
     pub(crate) const fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// Serves the newest first from now on; a full list then drops its oldest waiter for a new one.
+    pub(crate) const fn serve_newest_first(&mut self) {
+        self.newest_first = true;
     }
 
     /// Returns how many wait and are not served yet.
@@ -51,58 +66,121 @@ impl<S> WaitList<S> {
     }
 }
 
-/// What callers line up for. Lives under the primitive's lock.
+/// What callers line up for.
 pub(crate) trait Line {
     /// What a waiter brings, and takes away once it is served.
     type Slot;
 
-    fn waiters(&mut self) -> &mut WaitList<Self::Slot>;
+    fn list(&self) -> &Mutex<WaitList<Self::Slot>>;
 
-    /// Serves `slot`, which nobody stands before, if that is possible now.
-    fn serve(&mut self, slot: &mut Self::Slot) -> bool;
+    /// Serves `slot`, which nobody stands before, if that is possible now. Called under the list's lock.
+    fn serve_one(&self, slot: &mut Self::Slot) -> Turn;
 
-    /// Takes back what `slot` was served.
-    fn take_back(&mut self, slot: Self::Slot);
+    /// Takes back what `slot` was served. Called under the list's lock.
+    fn take_back(&self, slot: Self::Slot);
 
-    /// Serves a caller that has not joined the line: it must not pass those who have.
-    fn serve_newcomer(&mut self, slot: &mut Self::Slot) -> bool {
-        self.waiters().is_empty() && self.serve(slot)
+    /// Hears whether somebody waits, again and again, under the list's lock. Before the first waiter joins it is told
+    /// so, and then asked once more to serve it: nothing that is given back in between can be missed.
+    fn mark(&self, somebody_waits: bool) {
+        let _ = somebody_waits;
+    }
+
+    /// Waiters of rank 0 stand before those of rank 1.
+    fn rank(slot: &Self::Slot) -> u8 {
+        let _ = slot;
+        0
     }
 }
 
+impl<S> WaitList<S> {
+    /// Returns whether a newcomer would pass somebody.
+    fn bars<L: Line<Slot = S>>(&self, slot: &S) -> bool {
+        let Some(first) = self.rank_at::<L>(self.waiters.first()) else { return false };
+        first < L::rank(slot) || first == L::rank(slot) && !self.newest_first
+    }
+
+    fn rank_at<L: Line<Slot = S>>(&self, key: Option<usize>) -> Option<u8> {
+        self.waiters.get(key?)?.slot.as_ref().map(L::rank)
+    }
+
+    /// Adds a waiter in its place; steps past those of lower ranks, of whom there are mostly none.
+    fn join<L: Line<Slot = S>>(&mut self, slot: S, waker: Waker) -> usize {
+        let rank = L::rank(&slot);
+        let mut next = None;
+        if self.newest_first {
+            next = self.waiters.first();
+            while self.rank_at::<L>(next).is_some_and(|other| other < rank) {
+                next = next.and_then(|key| self.waiters.after(key));
+            }
+        } else {
+            let mut last = self.waiters.last();
+            while self.rank_at::<L>(last).is_some_and(|other| other > rank) {
+                next = last;
+                last = last.and_then(|key| self.waiters.before(key));
+            }
+        }
+        self.waiters.push_before(next, Waiter { slot: Some(slot), waker: Some(waker), turn: Turn::NotYet })
+    }
+
+    /// Makes room for one that matters more than the last waiter; returns whom to wake, or `None` if there is no room.
+    fn make_room<L: Line<Slot = S>>(&mut self, slot: &S) -> Option<Option<Waker>> {
+        if self.len() < self.limit {
+            return Some(None);
+        }
+        let last = self.waiters.last()?;
+        let other = self.rank_at::<L>(Some(last))?;
+        if other < L::rank(slot) || other == L::rank(slot) && !self.newest_first {
+            return None;
+        }
+        Some(self.decide(last, Turn::Never))
+    }
+
+    /// Takes a waiter out of the queue, for it to find out why; returns whom to wake.
+    fn decide(&mut self, key: usize, turn: Turn) -> Option<Waker> {
+        self.waiters.unqueue(key);
+        let waiter = self.waiters.get_mut(key)?;
+        waiter.turn = turn;
+        waiter.waker.take()
+    }
+
+    fn serve_first<L: Line<Slot = S>>(&mut self, line: &L) -> Option<Waker> {
+        let key = self.waiters.first()?;
+        match line.serve_one(self.waiters.get_mut(key)?.slot.as_mut()?) {
+            Turn::NotYet => None,
+            turn => self.decide(key, turn),
+        }
+    }
+}
+
+/// Serves a caller that has not joined the line: it must not pass those who have.
+pub(crate) fn serve_newcomer<L: Line>(line: &L, slot: &mut L::Slot) -> Turn {
+    let list = line.list().lock();
+    if list.bars::<L>(slot) { Turn::NotYet } else { line.serve_one(slot) }
+}
+
 /// Serves as many waiters as can be served now, and wakes each outside the lock.
-pub(crate) fn serve_waiters<'a, L: Line>(line: &'a Mutex<L>, mut locked: MutexGuard<'a, L>) {
+pub(crate) fn serve_waiters<'a, L: Line>(line: &'a L, mut list: MutexGuard<'a, WaitList<L::Slot>>) {
     loop {
-        let Some(waker) = serve_first(&mut *locked) else { return };
-        let more = !locked.waiters().is_empty();
-        drop(locked);
+        let waker = list.serve_first(line);
+        let more = !list.is_empty();
+        if !more {
+            line.mark(false);
+        }
+        drop(list);
+        let Some(waker) = waker else { return };
         waker.wake();
         if !more {
             return;
         }
-        locked = line.lock();
+        list = line.list().lock();
     }
-}
-
-fn serve_first<L: Line>(line: &mut L) -> Option<Waker> {
-    let key = line.waiters().waiters.first()?;
-    let mut slot = line.waiters().waiters.get_mut(key)?.slot.take()?;
-    let served = line.serve(&mut slot);
-    let list = &mut line.waiters().waiters;
-    if served {
-        list.unqueue(key);
-    }
-    let waiter = list.get_mut(key)?;
-    waiter.slot = Some(slot);
-    waiter.served = served;
-    if served { waiter.waker.take() } else { None }
 }
 
 /// How waiting ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Waited<S> {
     Served(S),
-    /// The line was full.
+    /// The line was full, or there was no use in waiting.
     Full,
     /// The deadline passed first.
     TooLate,
@@ -114,7 +192,7 @@ pin_project! {
     /// Dropping it leaves the line, and gives back what it was served meanwhile.
     #[must_use = "waiting does nothing unless it is awaited"]
     pub(crate) struct Wait<'a, L: Line> {
-        line: &'a Mutex<L>,
+        line: &'a L,
         clock: &'a Clock,
         deadline: u64,
         // Before it joined the line.
@@ -129,32 +207,32 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let Some(key) = this.key.take() {
-                leave(this.line, key);
+                leave(*this.line, key);
             }
         }
     }
 }
 
 impl<'a, L: Line> Wait<'a, L> {
-    pub(crate) fn new(line: &'a Mutex<L>, clock: &'a Clock, deadline: u64, slot: L::Slot) -> Self {
+    pub(crate) fn new(line: &'a L, clock: &'a Clock, deadline: u64, slot: L::Slot) -> Self {
         Self { line, clock, deadline, slot: Some(slot), key: None, sleep: None }
     }
 }
 
 /// Takes a waiter out of the line and passes on what it was served.
-fn leave<L: Line>(line: &Mutex<L>, key: usize) {
-    let mut locked = line.lock();
-    let waker = match locked.waiters().waiters.remove(key) {
-        Some(Waiter { slot: Some(slot), served, waker }) => {
-            if served {
-                locked.take_back(slot);
+fn leave<L: Line>(line: &L, key: usize) {
+    let mut list = line.list().lock();
+    let waker = match list.waiters.remove(key) {
+        Some(Waiter { slot: Some(slot), turn, waker }) => {
+            if turn == Turn::Served {
+                line.take_back(slot);
             }
             waker
         }
         _ => None,
     };
     // Also when it was not served: with the first one gone, the second may be served now.
-    serve_waiters(line, locked);
+    serve_waiters(line, list);
     drop(waker);
 }
 
@@ -163,38 +241,49 @@ impl<L: Line> Future for Wait<'_, L> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let line = *this.line;
         let waker = context.waker().clone();
-        let mut old_waker = None;
-        let mut locked = this.line.lock();
+        let (mut old_waker, mut displaced) = (None, None);
+        let mut list = line.list().lock();
         match *this.key {
             None => {
                 let mut slot = this.slot.take().expect("a wait that has ended is not polled again");
-                if locked.serve_newcomer(&mut slot) {
-                    return Poll::Ready(Waited::Served(slot));
-                }
-                let list = locked.waiters();
-                if list.len() >= list.limit {
-                    return Poll::Ready(Waited::Full);
-                }
-                *this.key = Some(list.waiters.push_back(Waiter {
-                    slot: Some(slot),
-                    waker: Some(waker),
-                    served: false,
-                }));
+                line.mark(true);
+                let turn = if list.bars::<L>(&slot) { Turn::NotYet } else { line.serve_one(&mut slot) };
+                let room = if turn == Turn::NotYet { list.make_room::<L>(&slot) } else { None };
+                let Some(loser) = room else {
+                    line.mark(!list.is_empty());
+                    return Poll::Ready(if turn == Turn::Served {
+                        Waited::Served(slot)
+                    } else {
+                        Waited::Full
+                    });
+                };
+                displaced = loser;
+                *this.key = Some(list.join::<L>(slot, waker));
             }
             Some(key) => {
-                let list = &mut locked.waiters().waiters;
-                let waiter = list.get_mut(key).expect("a waiter keeps its entry until it leaves");
-                if waiter.served {
-                    *this.key = None;
-                    let slot = list.remove(key).and_then(|waiter| waiter.slot);
-                    return Poll::Ready(Waited::Served(slot.expect("a served waiter has its slot")));
+                let waiter = list.waiters.get_mut(key).expect("a waiter keeps its entry until it leaves");
+                match waiter.turn {
+                    Turn::NotYet => old_waker = waiter.waker.replace(waker),
+                    Turn::Served => {
+                        *this.key = None;
+                        let slot = list.waiters.remove(key).and_then(|waiter| waiter.slot);
+                        return Poll::Ready(Waited::Served(slot.expect("a served waiter has its slot")));
+                    }
+                    Turn::Never => {
+                        *this.key = None;
+                        list.waiters.remove(key);
+                        return Poll::Ready(Waited::Full);
+                    }
                 }
-                old_waker = waiter.waker.replace(waker);
             }
         }
-        drop(locked);
+        drop(list);
         drop(old_waker);
+        if let Some(displaced) = displaced {
+            displaced.wake();
+        }
 
         if *this.deadline == NEVER {
             return Poll::Pending;
@@ -209,12 +298,12 @@ impl<L: Line> Future for Wait<'_, L> {
         }
 
         // The deadline has passed; it may have been served just before.
-        let mut locked = this.line.lock();
+        let mut list = line.list().lock();
         let key = this.key.take().expect("it joined the line above");
-        match locked.waiters().waiters.remove(key) {
-            Some(Waiter { slot: Some(slot), served: true, .. }) => Poll::Ready(Waited::Served(slot)),
+        match list.waiters.remove(key) {
+            Some(Waiter { slot: Some(slot), turn: Turn::Served, .. }) => Poll::Ready(Waited::Served(slot)),
             waiter => {
-                serve_waiters(this.line, locked);
+                serve_waiters(line, list);
                 drop(waiter);
                 Poll::Ready(Waited::TooLate)
             }
@@ -236,38 +325,45 @@ mod tests {
 
     /// Tokens that waiters take `slot` of at a time.
     struct Tokens {
-        free: u32,
-        waiters: WaitList<u32>,
+        free: AtomicU64,
+        list: Mutex<WaitList<u32>>,
     }
 
     impl Line for Tokens {
         type Slot = u32;
 
-        fn waiters(&mut self) -> &mut WaitList<u32> {
-            &mut self.waiters
+        fn list(&self) -> &Mutex<WaitList<u32>> {
+            &self.list
         }
 
-        fn serve(&mut self, slot: &mut u32) -> bool {
-            let enough = self.free >= *slot;
-            if enough {
-                self.free -= *slot;
+        fn serve_one(&self, slot: &mut u32) -> Turn {
+            let free = self.free();
+            if free < *slot {
+                return Turn::NotYet;
             }
-            enough
+            self.free.store(u64::from(free - *slot), Ordering::Relaxed);
+            Turn::Served
         }
 
-        fn take_back(&mut self, slot: u32) {
-            self.free += slot;
+        fn take_back(&self, slot: u32) {
+            self.free.fetch_add(u64::from(slot), Ordering::Relaxed);
         }
     }
 
-    fn tokens(free: u32, limit: usize) -> Mutex<Tokens> {
-        Mutex::new(Tokens { free, waiters: WaitList::bounded(limit) })
+    impl Tokens {
+        fn free(&self) -> u32 {
+            self.free.load(Ordering::Relaxed) as u32
+        }
     }
 
-    fn give(line: &Mutex<Tokens>, tokens: u32) {
-        let mut locked = line.lock();
-        locked.free += tokens;
-        serve_waiters(line, locked);
+    fn tokens(free: u32, limit: usize) -> Tokens {
+        Tokens { free: AtomicU64::new(free.into()), list: Mutex::new(WaitList::bounded(limit)) }
+    }
+
+    fn give(line: &Tokens, tokens: u32) {
+        let list = line.list.lock();
+        line.take_back(tokens);
+        serve_waiters(line, list);
     }
 
     #[derive(Default)]
@@ -294,7 +390,7 @@ mod tests {
         give(&line, 2);
         assert_eq!(poll(large.as_mut()), Poll::Ready(Waited::Served(3)));
         assert_eq!(poll(small.as_mut()), Poll::Ready(Waited::Served(1)));
-        assert_eq!(line.lock().free, 0);
+        assert_eq!(line.free(), 0);
     }
 
     #[test]
@@ -350,7 +446,7 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         assert_eq!(poll(served.as_mut()), Poll::Ready(Waited::Served(1)));
         assert_eq!(poll(late.as_mut()), Poll::Ready(Waited::TooLate));
-        assert!(line.lock().waiters.is_empty());
+        assert!(line.list.lock().is_empty());
     }
 
     #[test]
@@ -404,8 +500,8 @@ mod tests {
                         _ => index += 1,
                     }
                 }
-                prop_assert_eq!(line.lock().free, twin_free);
-                prop_assert_eq!(line.lock().waiters.len(), twin.len());
+                prop_assert_eq!(line.free(), twin_free);
+                prop_assert_eq!(line.list.lock().len(), twin.len());
                 prop_assert_eq!(given, held + twin_free);
             }
         }

@@ -8,9 +8,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use floodwall::{
-    Acquire, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Chaos, CircuitBreaker, Clock,
-    Exponential, Failover, FixedWindow, Gate, LatencyShed, LoadShed, Policy, PriorityBucket, Retry,
-    SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on, headers,
+    Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Chaos,
+    CircuitBreaker, Clock, Exponential, Failover, FixedWindow, Gate, LatencyShed, LoadShed, Policy,
+    PriorityBucket, Retry, SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on, headers,
 };
 use support::{millis, nanos, secs};
 
@@ -124,6 +124,23 @@ fn limits_that_adapt_or_are_shared_allocate_nothing() {
         }
     };
     assert_eq!(allocations(|| (0..100).for_each(|_| all())), 0);
+}
+
+#[test]
+fn a_limit_on_calls_at_once_allocates_nothing_while_it_learns() {
+    let clock = Clock::manual();
+    let limit = AdaptiveConcurrency::between(1, 1_000).class(200, 0.1).clock(clock.clone());
+    let bulkhead = Bulkhead::new(3).by_cost();
+    let all = || {
+        let [first, second] = [limit.try_acquire(), limit.try_acquire()];
+        clock.advance(millis(1));
+        first.unwrap().success();
+        second.unwrap().failure();
+        bulkhead.set_max(2).unwrap();
+        assert!(bulkhead.try_acquire().is_ok());
+    };
+    assert_eq!(allocations(|| (0..5_000).for_each(|_| all())), 0);
+    assert!(limit.baseline().is_some(), "it has learned");
 }
 
 #[test]

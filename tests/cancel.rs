@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 
 use floodwall::{
-    Acquire, AdaptiveThrottle, Bulkhead, Call, Chaos, CircuitBreaker, Clock, Constant, Error, Failover,
-    Fallback, Gate, Jitter, LatencyShed, LoadShed, Policy, Retry, State, Timeout, TokenBucket, block_on,
+    Acquire, AdaptiveConcurrency, AdaptiveThrottle, Bulkhead, Call, Chaos, CircuitBreaker, Clock, Constant,
+    Error, Failover, Fallback, Gate, Jitter, LatencyShed, LoadShed, Policy, Retry, State, Timeout,
+    TokenBucket, block_on,
 };
 use support::{millis, poll, secs};
 
@@ -171,4 +172,84 @@ fn a_call_that_was_never_polled_took_nothing() {
     let stack = (&bulkhead, &bucket);
     drop(stack.call(|| async { Ok::<_, ()>(1) }));
     assert_eq!((bulkhead.running(), bucket.available()), (0, 1));
+}
+
+/// Waits at a gate with two in line before, through every stage of it: not polled, in line, first in line, granted and
+/// not told, admitted. Dropped at each, it leaves the gate to the others as if it had never come.
+fn a_waiter_can_leave_at_any_stage<G: Acquire>(
+    gate: &G,
+    clock: &Clock,
+    waiting: impl Fn() -> (usize, usize),
+) {
+    let call = || Call::new().deadline(clock.now() + secs(9));
+    for stage in 0..6 {
+        let mut held = vec![gate.try_acquire().unwrap()];
+        let mut before = Box::pin(gate.acquire_for(call()));
+        let mut leaves = Box::pin(gate.acquire_for(call()));
+        let mut behind = Box::pin(gate.acquire_for(call()));
+        assert!(poll(&mut before).is_pending());
+        if stage >= 1 {
+            assert!(poll(&mut leaves).is_pending());
+        }
+        assert!(poll(&mut behind).is_pending());
+        if stage >= 2 {
+            held.clear();
+            let Poll::Ready(Ok(permit)) = poll(&mut before) else { panic!("its turn") };
+            held.push(permit);
+        }
+        if stage >= 3 {
+            // The place is granted to it, and it does not know yet.
+            held.clear();
+            assert!(poll(&mut behind).is_pending());
+        }
+        match stage {
+            4 => assert!(poll(&mut leaves).is_ready(), "and its permit is dropped"),
+            5 => clock.advance(secs(9)),
+            _ => {}
+        }
+        drop(leaves);
+        held.clear();
+        drop(before);
+        assert!(poll(&mut behind).is_ready(), "lost at stage {stage}");
+        drop(behind);
+        assert_eq!(waiting(), (0, 0), "at stage {stage}");
+        assert_eq!(gate.residual(), None);
+    }
+}
+
+#[test]
+fn a_waiter_at_a_bulkhead_or_an_adaptive_limit_can_leave_at_any_stage() {
+    let clock = Clock::manual();
+    let bulkhead = Bulkhead::new(1).clock(clock.clone());
+    a_waiter_can_leave_at_any_stage(&bulkhead, &clock, || (bulkhead.running(), bulkhead.waiting()));
+    let limit = AdaptiveConcurrency::between(1, 1).clock(clock.clone());
+    a_waiter_can_leave_at_any_stage(&limit, &clock, || (limit.running(), limit.waiting()));
+    assert_eq!(limit.limit(), 1);
+    let memory = Bulkhead::new(1).by_cost().newest_first().clock(clock.clone());
+    drop((memory.acquire_for(Call::new().cost(2)), memory.acquire()));
+    assert_eq!((memory.running(), memory.waiting()), (0, 0));
+}
+
+#[test]
+fn a_call_cancelled_at_an_adaptive_limit_gives_its_place_back_and_teaches_nothing() {
+    let clock = Clock::manual();
+    let limit = AdaptiveConcurrency::between(1, 1).clock(clock.clone());
+    let stack = (&limit).wait_up_to(secs(30));
+    for polls in 0..4 {
+        let mut holder = Some(limit.try_acquire().unwrap());
+        let mut call = Box::pin(stack.call(async || {
+            tokio::task::yield_now().await;
+            std::future::pending::<Result<(), ()>>().await
+        }));
+        for number in 0..polls {
+            if number == 1 {
+                holder = None;
+            }
+            assert!(poll(&mut call).is_pending());
+            clock.advance(millis(500));
+        }
+        drop(call);
+        drop(holder);
+        assert_eq!((limit.running(), limit.waiting(), limit.baseline()), (0, 0, None), "after {polls} polls");
+    }
 }

@@ -12,9 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Carry, CircuitBreaker, Clock, Event,
-    Failover, FixedWindow, Gate, Keyed, LoadShed, Outcome, OwnedPermit, SlidingCounter, State, TokenBucket,
-    block_on,
+    Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Carry,
+    CircuitBreaker, Clock, Event, Failover, FixedWindow, Gate, Keyed, LoadShed, Outcome, OwnedPermit,
+    SlidingCounter, State, TokenBucket, block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -108,6 +108,74 @@ fn two_releases_before_the_first_waiter_runs_wake_two() {
         }
         releases.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+    });
+}
+
+/// Two places appear by a resize while one is given back and a waiter gives up: all who wait are served.
+#[test]
+fn a_resize_that_races_a_release_and_a_cancel_serves_who_waits() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let permit = OwnedPermit::try_acquire(bulkhead.clone()).unwrap();
+        let (cancelled, waiter) = (waiting(&bulkhead), waiting(&bulkhead));
+        let releases = thread::spawn(move || permit.success());
+        let grows = {
+            let bulkhead = bulkhead.clone();
+            thread::spawn(move || bulkhead.set_max(2).unwrap())
+        };
+        drop(cancelled);
+        block_on(waiter).unwrap().success();
+        releases.join().unwrap();
+        grows.join().unwrap();
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+    });
+}
+
+/// Who joins the line while the bulkhead grows either sees the new place or is seen.
+#[test]
+fn a_bulkhead_that_grows_wakes_who_joins_meanwhile() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let held = bulkhead.try_acquire().unwrap();
+        let waits = {
+            let bulkhead = bulkhead.clone();
+            thread::spawn(move || bulkhead.acquire_blocking().unwrap().success())
+        };
+        bulkhead.set_max(2).unwrap();
+        waits.join().unwrap();
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (1, 0));
+        held.success();
+    });
+}
+
+/// The lock-free way in, beside a line that forms and dissolves: nobody is lost, and nobody is too many.
+#[test]
+fn newcomers_and_waiters_share_the_places_of_a_bulkhead() {
+    model(|| {
+        let bulkhead = Arc::new(Bulkhead::new(1));
+        let inside = Arc::new(AtomicU64::new(0));
+        let enter = |permit: Result<floodwall::Permit<'_>, _>, inside: &AtomicU64| {
+            if let Ok(permit) = permit {
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                inside.fetch_sub(1, Ordering::SeqCst);
+                permit.success();
+                return true;
+            }
+            false
+        };
+        let newcomer = {
+            let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
+            thread::spawn(move || enter(bulkhead.try_acquire(), &inside))
+        };
+        let waits = {
+            let (bulkhead, inside) = (bulkhead.clone(), inside.clone());
+            thread::spawn(move || enter(bulkhead.acquire_blocking(), &inside))
+        };
+        enter(bulkhead.try_acquire(), &inside);
+        newcomer.join().unwrap();
+        assert!(waits.join().unwrap());
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+        assert_eq!(bulkhead.residual(), None);
     });
 }
 
@@ -406,6 +474,42 @@ fn calls_of_one_congestion_lower_an_adaptive_rate_once() {
         other.join().unwrap();
         assert_eq!(limit.rate(), 4.0);
         assert!(limit.available() <= 4);
+    });
+}
+
+/// A congestion lowers the limit while another call ends and a third waits: no place is lost, and it is lowered once.
+#[test]
+fn an_adaptive_limit_that_falls_while_calls_end_loses_no_waiter() {
+    model(|| {
+        let limit = AdaptiveConcurrency::between(1, 2).aimd(1, 0.5).clock(Clock::manual());
+        let limit = Arc::new(limit);
+        let throttled = Outcome::Throttled { retry_after: None };
+        let [first, second] = [(), ()].map(|()| OwnedPermit::try_acquire(limit.clone()).unwrap());
+        let other = thread::spawn(move || first.report(throttled));
+        let waits = {
+            let limit = limit.clone();
+            thread::spawn(move || limit.acquire_blocking().unwrap().success())
+        };
+        second.report(throttled);
+        other.join().unwrap();
+        waits.join().unwrap();
+        assert_eq!((limit.limit(), limit.running(), limit.waiting()), (1, 0, 0));
+    });
+}
+
+#[test]
+fn an_adaptive_limit_that_rises_wakes_who_joins_meanwhile() {
+    model(|| {
+        let limit = Arc::new(AdaptiveConcurrency::between(1, 1).clock(Clock::manual()));
+        let held = OwnedPermit::try_acquire(limit.clone()).unwrap();
+        let waits = {
+            let limit = limit.clone();
+            thread::spawn(move || limit.acquire_blocking().unwrap().success())
+        };
+        limit.set_between(2, 2).unwrap();
+        waits.join().unwrap();
+        assert_eq!((limit.limit(), limit.running()), (2, 1));
+        held.success();
     });
 }
 

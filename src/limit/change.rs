@@ -3,9 +3,10 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use super::rate::{BadSetting, Rate};
+use super::rate::Rate;
 use super::shared::Seen;
 use super::token_bucket::TokenBucket;
+use crate::error::BadSetting;
 
 /// What becomes of the tokens taken so far when the rate changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::cubic::Cubic;
-use super::rate::{BadSetting, Rate};
+use super::rate::Rate;
+use crate::error::BadSetting;
 use crate::event::Outcome;
 
 /// A bucket's rate is a whole number of tokens per period, ours a fraction per second.

@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use super::change::Carry;
 use super::quota::Quota;
-use super::rate::BadSetting;
 use super::shares::{Limits, Refusal, Shares};
 use crate::call::Call;
 use crate::clock::{Clock, NEVER};
-use crate::error::{Reason, Rejected};
+use crate::error::{BadSetting, Reason, Rejected};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
 use crate::setters::setters;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::change::Carry;
-use super::rate::{BadSetting, Rate};
-use crate::error::{Reason, absurd, saturating_nanos};
+use super::rate::Rate;
+use crate::error::{BadSetting, Reason, absurd, saturating_nanos};
 
 /// How many classes there may be, and the last one.
 const CLASSES: usize = 9;

@@ -8,6 +8,7 @@ use crate::acquire::{Acquire, WaitUpTo};
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
 use crate::call::Call;
+use crate::concurrency::AdaptiveConcurrency;
 use crate::error::{Error, Rejected};
 use crate::event::Outcome;
 use crate::gate::{Gate, Permit};
@@ -109,6 +110,7 @@ gate_policy!([] SlidingLog, |gate| gate, &AnyError);
 gate_policy!([] CircuitBreaker, |gate| gate, &AnyError, NEEDS_AND_GIVES);
 gate_policy!([] AdaptiveThrottle, |gate| gate, &AnyError, NEEDS_AND_GIVES);
 gate_policy!([] Bulkhead, |gate| gate, &AnyError);
+gate_policy!([] AdaptiveConcurrency, |gate| gate, &AnyError);
 gate_policy!([] LatencyShed, |gate| gate, &AnyError);
 gate_policy!([] LoadShed, |gate| gate, &AnyError);
 gate_policy!([] dyn Gate + '_, |gate| gate, &AnyError);
@@ -128,6 +130,7 @@ impl Once for SlidingLog {}
 impl Once for CircuitBreaker {}
 impl Once for AdaptiveThrottle {}
 impl Once for Bulkhead {}
+impl Once for AdaptiveConcurrency {}
 impl Once for LatencyShed {}
 impl Once for LoadShed {}
 impl Once for dyn Gate + '_ {}

@@ -10,7 +10,7 @@ use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use floodwall::{Blocking, Bulkhead, CircuitBreaker, Clock, Gate, TokenBucket};
+use floodwall::{AdaptiveConcurrency, Blocking, Bulkhead, CircuitBreaker, Clock, Gate, TokenBucket};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -19,7 +19,19 @@ use crate::harness::Case;
 const BILLION: u64 = 1_000_000_000;
 
 pub fn cases() -> Vec<Case> {
-    vec![clocks(), mutexes(), empty_stack(), bucket(), denied(), bulkhead(), breaker(), stack_of_three()]
+    vec![
+        clocks(),
+        mutexes(),
+        empty_stack(),
+        bucket(),
+        denied(),
+        bulkhead(),
+        bulkhead_full(),
+        bulkhead_shared(),
+        adaptive(),
+        breaker(),
+        stack_of_three(),
+    ]
 }
 
 fn clocks() -> Case {
@@ -78,10 +90,55 @@ fn bulkhead() -> Case {
     Case::new("bulkhead")
         .peer("floodwall", Bulkhead::new(64), |bulkhead| bulkhead.try_acquire().unwrap().success())
         .peer("tokio semaphore", Semaphore::new(64), |semaphore| drop(semaphore.try_acquire().unwrap()))
-        .peer("parts: lock, lock", Mutex::new(0u64), |running| {
-            *running.lock() += 1;
-            *running.lock() -= 1;
+        .peer("parts: swap, swap", AtomicU64::new(0), |running| {
+            running.fetch_add(1, Ordering::Acquire);
+            running.fetch_sub(1, Ordering::Release)
         })
+}
+
+/// What learning costs beside counting: a reading of the clock on the way in and on the way out, and a lock on the way out.
+fn adaptive() -> Case {
+    let adaptive = || AdaptiveConcurrency::between(64, 64);
+    Case::new("adaptive concurrency")
+        .peer("floodwall", adaptive(), |limit| limit.try_acquire().unwrap().success())
+        .peer("floodwall, tsc", adaptive().clock(Clock::tsc()), |limit| {
+            limit.try_acquire().unwrap().success();
+        })
+        .peer("floodwall bulkhead", Bulkhead::new(64), |bulkhead| bulkhead.try_acquire().unwrap().success())
+        .peer(
+            "parts: swap, clock, clock, lock, swap",
+            (AtomicU64::new(0), Mutex::new((0u64, 0u64))),
+            |parts| {
+                let (running, sum) = parts;
+                running.fetch_add(1, Ordering::Acquire);
+                let start = Instant::now();
+                let time = start.elapsed().as_nanos() as u64;
+                {
+                    let mut sum = sum.lock();
+                    *sum = (sum.0 + time, sum.1 + 1);
+                }
+                running.fetch_sub(1, Ordering::Release)
+            },
+        )
+}
+
+/// How do threads share the places of one bulkhead? There are enough for all.
+fn bulkhead_shared() -> Case {
+    Case::new("bulkhead, shared")
+        .threads(&[1, 2, 4])
+        .peer("floodwall", Bulkhead::new(64), |bulkhead| bulkhead.try_acquire().unwrap().success())
+        .peer("floodwall, adaptive", AdaptiveConcurrency::between(64, 64), |limit| {
+            limit.try_acquire().unwrap().success();
+        })
+        .peer("tokio semaphore", Semaphore::new(64), |semaphore| drop(semaphore.try_acquire().unwrap()))
+}
+
+fn bulkhead_full() -> Case {
+    let bulkhead = Bulkhead::new(1);
+    std::mem::forget(bulkhead.try_acquire().unwrap());
+    Case::new("bulkhead, full")
+        .peer("floodwall", bulkhead, |bulkhead| bulkhead.try_acquire().unwrap_err())
+        .peer("tokio semaphore", Semaphore::new(0), |semaphore| drop(semaphore.try_acquire().unwrap_err()))
 }
 
 fn breaker() -> Case {
