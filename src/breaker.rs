@@ -275,7 +275,7 @@ impl CircuitBreakerBuilder {
 #[derive(Debug)]
 struct Core {
     failures: u32,
-    rate: Option<(f64, Window)>,
+    rate: Option<(f64, Window<1, 1>)>,
     min_calls: u64,
     open_for: u64,
     probes: u32,
@@ -357,8 +357,10 @@ impl Core {
             Phase::Closed { in_a_row } => {
                 *in_a_row = if failed { in_a_row.saturating_add(1) } else { 0 };
                 let row_is_full = *in_a_row >= self.failures;
-                if let Some((_, window)) = &mut self.rate {
-                    window.record(now, failed);
+                match &self.rate {
+                    Some((_, window)) if failed => window.count(0, self.generation as u8, now),
+                    Some((_, window)) => window.count_hot(0, self.generation as u8, || now),
+                    None => {}
                 }
                 // Only a failure can raise the rate.
                 if failed && (row_is_full || self.rate_is_high(now)) { self.enter(open) } else { None }
@@ -375,9 +377,11 @@ impl Core {
 
     fn rate_is_high(&self, now: u64) -> bool {
         self.rate.as_ref().is_some_and(|(threshold, window)| {
-            let counts = window.counts(now);
+            let epoch = self.generation as u8;
+            let failures = window.cold(0, epoch, now);
+            let calls = failures + window.hot(0, epoch, now, u64::MAX);
             // Divided rather than multiplied: 7 of 100 is 0.07, while 0.07 times 100 is more than 7.
-            counts.calls >= self.min_calls && counts.failures as f64 / counts.calls as f64 >= *threshold
+            calls >= self.min_calls && failures as f64 / calls as f64 >= *threshold
         })
     }
 
@@ -385,9 +389,6 @@ impl Core {
         let from = self.phase.state();
         self.generation += 1;
         self.phase = phase;
-        if let Some((_, window)) = &mut self.rate {
-            window.clear();
-        }
         let to = self.phase.state();
         (from != to).then_some((from, to))
     }

@@ -19,6 +19,10 @@ mod real {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
     pub(crate) use std::thread;
 
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicUsize;
+
     pub(crate) const fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.into_inner()
     }
@@ -28,6 +32,28 @@ mod real {
         for _ in 0..64 {
             std::hint::spin_loop();
         }
+    }
+
+    /// A number that differs between threads, and is small while there were few.
+    #[inline]
+    pub(crate) fn thread_number() -> usize {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        std::thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
+        // A thread that ends has no number any more, and may share one.
+        NUMBER
+            .try_with(|number| {
+                if number.get() == usize::MAX {
+                    number.set(NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
+                }
+                number.get()
+            })
+            .unwrap_or(0)
+    }
+
+    /// How many threads may run at the same time.
+    pub(crate) fn parallelism() -> usize {
+        static PARALLELISM: OnceLock<usize> = OnceLock::new();
+        *PARALLELISM.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
     }
 }
 
@@ -39,6 +65,18 @@ mod modelled {
 
     pub(crate) fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.load(Ordering::Relaxed)
+    }
+
+    /// The same for the same thread in each run of a model.
+    pub(crate) fn thread_number() -> usize {
+        use std::hash::{Hash, Hasher};
+        let mut hasher = std::hash::DefaultHasher::new();
+        loom::thread::current().id().hash(&mut hasher);
+        hasher.finish() as usize
+    }
+
+    pub(crate) fn parallelism() -> usize {
+        1
     }
 
     /// loom's mutex, without poisoning.

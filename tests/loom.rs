@@ -337,6 +337,31 @@ fn a_late_result_that_races_a_transition_is_counted_in_one_generation_at_most() 
     });
 }
 
+/// Three of five calls failed: one that is lost, a success or a failure, or one that is counted twice keeps it closed or
+/// opens it early. In a model the first collision gives each thread a line of its own.
+#[test]
+fn a_window_loses_no_count_when_threads_meet_in_a_new_slice_while_the_clock_moves() {
+    model(|| {
+        let clock = Clock::manual();
+        let breaker = CircuitBreaker::builder().failure_rate(0.6).min_calls(5).window(10 * SECOND);
+        let breaker = Arc::new(breaker.clock(clock.clone()).build());
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let breaker = breaker.clone();
+                thread::spawn(move || {
+                    breaker.try_acquire().unwrap().success();
+                    breaker.try_acquire().unwrap().failure();
+                })
+            })
+            .collect();
+        clock.advance(SECOND);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(breaker.state(), State::Closed);
+        breaker.try_acquire().unwrap().failure();
+        assert_eq!(breaker.state(), State::Open);
+    });
+}
+
 /// Two calls of one congestion end at once, an interval apart by their clocks, while a third is admitted: the rate is
 /// lowered once, and the bucket holds what it says.
 #[test]
