@@ -1,4 +1,4 @@
-//! How a call can end badly: [`Error`], [`Rejected`], [`Reason`], [`TimedOut`].
+//! How a call can end badly: [`Error`], [`Rejected`], [`Reason`], [`TimedOut`]; and a setting: [`BadSetting`].
 
 use std::fmt;
 use std::time::Duration;
@@ -293,6 +293,64 @@ const fn three_digits(nanos: u64) -> u64 {
     };
     nanos.div_ceil(unit).saturating_mul(unit)
 }
+
+/// A setting that makes no sense, found at run time: which, its value, and what it must be.
+///
+/// ```
+/// # use std::time::Duration;
+/// use floodwall::{Carry, TokenBucket};
+///
+/// let bucket = TokenBucket::per_second(5);
+/// let error = bucket.set_rate(0, Duration::from_secs(1), 5, Carry::AsIs).unwrap_err();
+/// assert_eq!(error.to_string(), "tokens: 0 must be at least 1");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSetting {
+    setting: &'static str,
+    /// Of a share, the bits of an `f64`.
+    value: u64,
+    is_share: bool,
+    must: &'static str,
+}
+
+impl BadSetting {
+    pub(crate) const fn new(setting: &'static str, value: u64, must: &'static str) -> Self {
+        Self { setting, value, is_share: false, must }
+    }
+
+    pub(crate) const fn share(setting: &'static str, value: f64, must: &'static str) -> Self {
+        Self { setting, value: value.to_bits(), is_share: true, must }
+    }
+
+    /// Returns the name of the setting.
+    pub const fn setting(&self) -> &'static str {
+        self.setting
+    }
+
+    /// Returns the value that it was given; a duration in nanoseconds, a share (0.5) in millionths.
+    pub const fn value(&self) -> u64 {
+        if self.is_share { (f64::from_bits(self.value) * 1e6) as u64 } else { self.value }
+    }
+
+    /// Panics as a setter does that was given this literal.
+    #[track_caller]
+    pub(crate) const fn panic(&self) -> ! {
+        absurd(self.setting, self.value(), self.must)
+    }
+}
+
+impl fmt::Display for BadSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { setting, value, must, .. } = *self;
+        if self.is_share {
+            write!(f, "{setting}: {} {must}", f64::from_bits(value))
+        } else {
+            write!(f, "{setting}: {value} {must}")
+        }
+    }
+}
+
+impl std::error::Error for BadSetting {}
 
 /// A duration in whole nanoseconds; longer than 584 years counts as 584 years.
 pub(crate) const fn saturating_nanos(duration: Duration) -> u64 {

@@ -46,7 +46,7 @@ pub mod design {}
 
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
-pub use error::{Error, Reason, Rejected, TimedOut};
+pub use error::{BadSetting, Error, Reason, Rejected, TimedOut};
 pub use event::{Event, Observer, Outcome, State};
 
 // Ground.
@@ -63,11 +63,11 @@ pub use gate::{Gate, OwnedPermit, Permit, Residual, Ticket};
 pub use judge::{AnyError, Judge, Judged, When};
 
 // Primitives.
-pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
+pub use breaker::{CallCounts, CircuitBreaker, CircuitBreakerBuilder, Mode, Thresholds};
 pub use bulkhead::Bulkhead;
 pub use limit::{
-    AdaptiveRate, AllOf, BadSetting, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
-    SlidingLog, TokenBucket,
+    AdaptiveRate, AllOf, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter, SlidingLog,
+    TokenBucket,
 };
 
 // A primitive for each key.

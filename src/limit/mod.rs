@@ -23,7 +23,6 @@ pub use all_of::AllOf;
 pub use fixed_window::FixedWindow;
 pub use priority::PriorityBucket;
 pub use quota::Quota;
-pub use rate::BadSetting;
 pub use reservation::Reservation;
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;

@@ -1,47 +1,9 @@
 //! How time becomes tokens: [`Rate`], in exact arithmetic.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::error::{absurd, saturating_nanos};
+use crate::error::{BadSetting, saturating_nanos};
 use crate::sync::{AtomicU64, Ordering, back_off, const_fn, fence, into_inner};
-
-/// A setting that makes no sense, found at run time: which, its value, and what it must be.
-///
-/// ```
-/// # use std::time::Duration;
-/// use floodwall::{Carry, TokenBucket};
-///
-/// let bucket = TokenBucket::per_second(5);
-/// let error = bucket.set_rate(0, Duration::from_secs(1), 5, Carry::AsIs).unwrap_err();
-/// assert_eq!(error.to_string(), "tokens: 0 must be at least 1");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadSetting {
-    setting: &'static str,
-    value: u64,
-    must: &'static str,
-}
-
-impl BadSetting {
-    /// Returns the name of the setting.
-    pub const fn setting(&self) -> &'static str {
-        self.setting
-    }
-
-    /// Returns the value that it was given; a duration in nanoseconds.
-    pub const fn value(&self) -> u64 {
-        self.value
-    }
-}
-
-impl fmt::Display for BadSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} {}", self.setting, self.value, self.must)
-    }
-}
-
-impl std::error::Error for BadSetting {}
 
 /// So many tokens per period, and room for so many.
 ///
@@ -84,7 +46,7 @@ impl Rate {
         };
         match Self::new(tokens, period, burst) {
             Ok(rate) => rate,
-            Err(BadSetting { setting, value, must }) => absurd(setting, value, must),
+            Err(bad) => bad.panic(),
         }
     }
 
@@ -107,7 +69,7 @@ impl Rate {
         } else {
             return Ok(Self::checked(tokens, period, burst));
         };
-        Err(BadSetting { setting, value, must })
+        Err(BadSetting::new(setting, value, must))
     }
 
     const fn checked(tokens: u64, period: u64, burst: u64) -> Self {

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use super::line::{Line, wake};
 use super::quota::Quota;
-use super::rate::{BadSetting, Rate, Seen, Shared};
+use super::rate::{Rate, Seen, Shared};
 use super::reservation::{Place, Reservation, Taken};
 use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::{Clock, NEVER, nanos_of};
-use crate::error::{Reason, Rejected, saturating_nanos};
+use crate::error::{BadSetting, Reason, Rejected, saturating_nanos};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
 use crate::setters::setters;
