@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use crate::error::saturating_nanos;
-use crate::sync::{AtomicU64, OnceLock, Ordering, parallelism, thread_number};
+use crate::sync::{AtomicU64, Ordering, SetOnce, parallelism, thread_number};
 
 const SLICES: usize = 10;
 
@@ -192,7 +192,7 @@ fn swap(slot: &AtomicU64, from: u64, to: u64) -> bool {
 struct Striped {
     first: Slices,
     collisions: AtomicU64,
-    stripes: OnceLock<Box<[Stripe]>>,
+    stripes: SetOnce<Box<[Stripe]>>,
 }
 
 /// Alone on its cache lines: processors fetch them in pairs.

@@ -272,7 +272,38 @@ impl CircuitBreaker {
         self.control.store(control, Ordering::Release);
     }
 
+    /// Admits or rejects a call when it is not simply closed.
+    #[inline(never)]
+    fn try_acquire_otherwise(&self, call: Call, control: u64) -> Result<Permit<'_>, Rejected> {
+        if control & !GENERATION == OPEN {
+            let (until, now) = (self.until.load(Ordering::Relaxed), self.clock.nanos());
+            if now < until {
+                return self.refuse(Reason::CircuitOpen, until - now);
+            }
+        }
+        match self.admit(call) {
+            Ok(word) => {
+                self.hook.emit(Event::Admitted);
+                Ok(Permit::new(self, Ticket::new(word, call)))
+            }
+            Err(Refusal::Wait(wait)) => self.refuse(Reason::CircuitOpen, wait),
+            Err(Refusal::TooLate) => {
+                let rejected = Rejected::new(self.hook.name, Reason::DeadlineExceeded);
+                self.hook.emit(Event::Rejected(rejected));
+                Err(rejected)
+            }
+        }
+    }
+
+    #[inline]
+    fn refuse(&self, reason: Reason, wait: u64) -> Result<Permit<'_>, Rejected> {
+        let rejected = Rejected::new(self.hook.name, reason).after_nanos(wait);
+        self.hook.emit(Event::Rejected(rejected));
+        Err(rejected)
+    }
+
     /// Admits a call with its ticket's word, when it is not simply closed.
+    #[inline(never)]
     fn admit(&self, call: Call) -> Result<u64, Refusal> {
         loop {
             let control = self.control.load(Ordering::Acquire);
@@ -399,14 +430,12 @@ impl Gate for CircuitBreaker {
     #[inline]
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
         let control = self.control.load(Ordering::Acquire);
-        let admitted = if control & !GENERATION == 0 { Ok(control) } else { self.admit(call) };
-        self.hook.admission(match admitted {
-            Ok(word) => Ok(Permit::new(self, Ticket::new(word, call))),
-            Err(Refusal::Wait(wait)) => {
-                Err(Rejected::new(self.hook.name, Reason::CircuitOpen).after(Duration::from_nanos(wait)))
-            }
-            Err(Refusal::TooLate) => Err(Rejected::new(self.hook.name, Reason::DeadlineExceeded)),
-        })
+        if control & !GENERATION != 0 {
+            // Out of the way: what it needs of the stack would cost a simple admission twice as much as it takes.
+            return self.try_acquire_otherwise(call, control);
+        }
+        self.hook.emit(Event::Admitted);
+        Ok(Permit::new(self, Ticket::new(control, call)))
     }
 
     fn release(&self, ticket: Ticket, outcome: Outcome) {
@@ -424,19 +453,23 @@ impl Gate for CircuitBreaker {
     }
 
     fn residual(&self) -> Option<Residual> {
-        let control = self.control.load(Ordering::Acquire);
-        if control & (HALF_OPEN | FORCED_OPEN | DISABLED | METRICS_ONLY) != 0 {
-            // Probes are out; or it was told what to do, which no time ends.
-            return Some(Residual::InUse);
-        }
-        if control & OPEN != 0 {
-            return Some(until(self.until.load(Ordering::Relaxed)));
+        {
+            // Under the lock: whoever asks must not forget what another thread has just opened.
+            let machine = self.machine.lock();
+            match machine.phase {
+                // It was told what to do, which no time ends.
+                _ if machine.mode != Mode::Automatic => return Some(Residual::InUse),
+                Phase::HalfOpen(_) => return Some(Residual::InUse),
+                Phase::Open { until: at } => return Some(until(at)),
+                Phase::Closed => {}
+            }
         }
         match self.health.last_bad.load(Ordering::Relaxed) {
             0 => None,
-            at => Some(at.saturating_add(self.health.window))
-                .filter(|&over| over > self.clock.nanos())
-                .map(until),
+            at => {
+                let over = at.saturating_add(self.health.window);
+                (over > self.clock.nanos()).then(|| until(over))
+            }
         }
     }
 }
