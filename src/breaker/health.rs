@@ -271,9 +271,9 @@ impl Slow {
         (now >> self.shift) as u32
     }
 
-    /// A call starts; returns whether others should be looked at.
+    /// A call starts; returns, once a quarter, whether others have run for too long.
     pub(super) fn start(&self, now: u64) -> bool {
-        self.running.start((now >> self.shift) / self.quarter)
+        self.running.start((now >> self.shift) / self.quarter) && self.overdue(now) > 0
     }
 
     /// A call that `start` was told of has ended.

@@ -331,11 +331,11 @@ impl CircuitBreaker {
         let now = self.clock.nanos();
         let stamp = slow.map_or(0, |slow| slow.stamp(now).into());
         if control & (OPEN | HALF_OPEN) == 0 {
-            let is_first = slow.is_some_and(|slow| slow.start(now));
-            if !is_first || !self.health.is_bad(generation, now) {
+            let some_hang = slow.is_some_and(|slow| slow.start(now));
+            if !some_hang || !self.health.is_bad(generation, now) {
                 return Some(Ok(generation | stamp));
             }
-            // Too many have been running for too long. That this one seems to run is forgotten when it closes.
+            // Too many do. That this one seems to run is forgotten when it closes.
             self.open(generation, now, None);
         } else if control & OPEN != 0 {
             let until = self.until.load(Ordering::Relaxed);
@@ -443,9 +443,10 @@ impl Gate for CircuitBreaker {
             Outcome::Abandoned if ticket.is_late(&self.clock) => Outcome::Failure,
             outcome => outcome,
         };
-        // No flag is set in the ticket of a call that was admitted simply, so none is in a word that equals it.
-        if outcome == Outcome::Success && self.control.load(Ordering::Acquire) == ticket.word() {
-            self.health.succeed(ticket.word(), &self.clock);
+        let (control, word) = (self.control.load(Ordering::Acquire), ticket.word());
+        // No flag is set; a stamp alone could look like one.
+        if outcome == Outcome::Success && control == word && control & !GENERATION == 0 {
+            self.health.succeed(word, &self.clock);
         } else {
             self.settle(&ticket, outcome);
         }
