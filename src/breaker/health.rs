@@ -9,7 +9,7 @@ use super::running::Running;
 use crate::clock::Clock;
 use crate::error::saturating_nanos;
 use crate::event::Outcome;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::window::Window;
 
 /// All counts are of one generation, which each word names: a result that is late counts for nothing.
@@ -145,6 +145,8 @@ impl Health {
             return false;
         }
         self.last_bad.store(now.max(1), Ordering::Relaxed);
+        // Of two that count in different words and then look at all, at least the second to pass here sees both.
+        fence(Ordering::SeqCst);
         row >= self.failures.load(Ordering::Relaxed) || self.is_bad(generation, now)
     }
 
