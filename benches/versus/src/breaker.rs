@@ -51,15 +51,13 @@ fn closed(name: &'static str, fails: u32) -> Case {
     let recloser = Recloser::custom().closed_len(100).error_rate(0.5).open_wait(HOUR).build();
     Case::new(name)
         .threads(&[1, 2, 4])
-        .peer("floodwall, rate", rate().build(), move |breaker| drop(breaker.call_blocking(work)))
+        .peer("floodwall, rate", rate().build(), move |breaker| breaker.call_blocking(work))
         .peer("floodwall, rate, permit", rate().build(), by_hand)
-        .peer("floodwall, last", rate().last_calls(100).build(), move |breaker| {
-            drop(breaker.call_blocking(work))
-        })
-        .peer("floodwall, row", row, move |breaker| drop(breaker.call_blocking(work)))
-        .peer("failsafe, rate", failsafe_rate, move |breaker| drop(breaker.call(work)))
-        .peer("failsafe, row", failsafe_row, move |breaker| drop(breaker.call(work)))
-        .peer("recloser, last", recloser, move |breaker| drop(breaker.call(work)))
+        .peer("floodwall, last", rate().last_calls(100).build(), move |breaker| breaker.call_blocking(work))
+        .peer("floodwall, row", row, move |breaker| breaker.call_blocking(work))
+        .peer("failsafe, rate", failsafe_rate, move |breaker| breaker.call(work))
+        .peer("failsafe, row", failsafe_row, move |breaker| breaker.call(work))
+        .peer("recloser, last", recloser, move |breaker| breaker.call(work))
 }
 
 fn open() -> Case {
