@@ -340,6 +340,19 @@ mod tests {
         assert_eq!((window.cold(0, 0, 20), window.cold(0, 0, 11_000)), (2, 0));
     }
 
+    /// A thread that was interrupted between its look at the newest slice and its count.
+    #[test]
+    fn a_count_that_comes_late_to_its_slot_destroys_nothing() {
+        let slices = Slices::default();
+        for (number, epoch) in [(30, 7), (20, 7), (30, 6), (20, 8), (30, 7)] {
+            slices.add(&Place::of(number, epoch));
+        }
+        assert_eq!((slices.sum(30, 7), slices.sum(20, 8)), (0, 1));
+        slices.add(&Place::of(30, 8));
+        slices.add(&Place::of(20, 8));
+        assert_eq!(slices.sum(30, 8), 1);
+    }
+
     #[test]
     fn a_full_word_stays_full() {
         let mut window = Both::new(Duration::from_nanos(10));

@@ -298,7 +298,7 @@ impl CircuitBreaker {
     #[inline]
     fn refuse(&self, reason: Reason, wait: u64) -> Result<Permit<'_>, Rejected> {
         let rejected = Rejected::new(self.hook.name, reason).after_nanos(wait);
-        self.hook.emit(Event::Rejected(rejected));
+        self.hook.emit_with(|| Event::Rejected(rejected));
         Err(rejected)
     }
 
@@ -450,7 +450,7 @@ impl Gate for CircuitBreaker {
         } else {
             self.settle(&ticket, outcome);
         }
-        self.hook.emit(Event::Finished(outcome));
+        self.hook.emit_with(|| Event::Finished(outcome));
     }
 
     fn residual(&self) -> Option<Residual> {
