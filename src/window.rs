@@ -99,6 +99,13 @@ impl<const HOT: usize, const COLD: usize> Window<HOT, COLD> {
         self.cold[kind].sum(self.advance(now), epoch)
     }
 
+    /// Gives each thread a line of its own, as if threads had met.
+    #[cfg(all(test, not(floodwall_loom)))]
+    pub(crate) fn split(&self) {
+        let place = Place::of(0, 0);
+        self.hot.iter().for_each(|hot| (0..COLLISIONS).for_each(|_| hot.collided(&place)));
+    }
+
     /// Returns the number of the slice of `now`. A clock that went back counts into the newest slice.
     fn advance(&self, now: u64) -> u64 {
         let (number, latest) = (now / self.slice, self.latest.load(Ordering::Relaxed));
@@ -364,8 +371,7 @@ mod tests {
     #[test]
     fn threads_that_meet_get_lines_of_their_own_and_none_is_lost() {
         let window = Both::new(Duration::from_secs(10));
-        let place = Place::of(0, 0);
-        (0..COLLISIONS).for_each(|_| window.hot[0].collided(&place));
+        window.split();
         assert!(window.hot[0].stripes.get().is_some());
         std::thread::scope(|scope| {
             for _ in 0..4 {

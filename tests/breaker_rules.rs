@@ -492,6 +492,38 @@ mod recovery {
         }
     }
 
+    /// Between its failure and its opening the user's backoff runs, and others may come and go.
+    #[test]
+    fn a_trial_that_is_lost_admits_nobody_and_cannot_be_won() {
+        let clock = Clock::manual();
+        let shared: Arc<std::sync::OnceLock<Arc<CircuitBreaker>>> = Arc::default();
+        let held: Arc<Mutex<Vec<OwnedPermit>>> = Arc::default();
+        let (handle, probes, time) = (shared.clone(), held.clone(), clock.clone());
+        let backoff = Backoff::from_fn(move |trips| {
+            let breaker = handle.get()?;
+            if trips == 2 {
+                probes.lock().unwrap().drain(..).for_each(OwnedPermit::success);
+                assert_eq!(breaker.state(), State::HalfOpen);
+                time.advance(secs(60));
+                assert!(wait_is_told(breaker));
+            }
+            Some(secs(5))
+        });
+        let described = builder(&clock).failures(1).open_for(secs(5)).probe_failure_rate(0.25);
+        let breaker = Arc::new(described.probes(3).open_backoff(backoff).build());
+        assert!(shared.set(breaker.clone()).is_ok());
+        fail(&breaker);
+        clock.advance(secs(5));
+        let failing = breaker.try_acquire().unwrap();
+        held.lock().unwrap().extend((0..2).map(|_| OwnedPermit::try_acquire(breaker.clone()).unwrap()));
+        failing.failure();
+        assert!(held.lock().unwrap().is_empty(), "the backoff was asked");
+        clock.advance(secs(5));
+        assert_eq!(breaker.state(), State::HalfOpen);
+        (0..3).for_each(|_| succeed(&breaker));
+        assert_eq!(breaker.state(), State::Closed);
+    }
+
     #[test]
     fn a_late_failure_of_a_probe_does_not_open_it_twice() {
         let clock = Clock::manual();

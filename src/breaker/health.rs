@@ -305,3 +305,32 @@ impl Slow {
 const fn epoch(generation: u64) -> u8 {
     (generation >> GENERATION_SHIFT) as u8
 }
+
+#[cfg(all(test, not(floodwall_loom)))]
+mod tests {
+    use super::*;
+
+    /// One that stops too early takes its own thread's successes for all.
+    #[test]
+    fn a_failure_looks_at_the_successes_of_other_threads() {
+        let health = Health::new(Watched {
+            failures: None,
+            failure_rate: Some(0.5),
+            slow: None,
+            abandoned_rate: None,
+            min_calls: 5,
+            window: Duration::from_secs(10),
+            last_calls: None,
+        });
+        let (clock, generation) = (Clock::manual(), 1 << GENERATION_SHIFT);
+        let Calls::Time(window, _) = &health.calls else { unreachable!("over time") };
+        window.split();
+        std::thread::scope(|scope| {
+            let successes = || (0..100).for_each(|_| health.succeed(generation, &clock));
+            (0..8).for_each(|_| drop(scope.spawn(successes)));
+        });
+        (0..2).for_each(|_| health.succeed(generation, &clock));
+        let opens = (1..=1_000).find(|_| health.settle(generation, Outcome::Failure, false, 0));
+        assert_eq!(opens, Some(802));
+    }
+}
