@@ -154,6 +154,27 @@ impl Backoff {
         self.delays_from(Rng::seeded(seed))
     }
 
+    /// Returns the delay after so many failures, however many attempts there may be; `None` only from a function.
+    pub(crate) fn delay(&self, failed: u32, rng: &mut Rng) -> Option<Duration> {
+        let (delay, jitter) = match &self.0 {
+            Kind::Exponential(Exponential { base, max, jitter, .. }) => {
+                // Capped before jitter is drawn: jitter takes away and never adds, so the cap holds.
+                let doubled = match failed.saturating_sub(1) {
+                    doublings @ 0..64 => u128::from(*base) << doublings,
+                    _ => u128::MAX,
+                };
+                (doubled.min(u128::from(*max)) as u64, *jitter)
+            }
+            Kind::Constant(Constant { delay, jitter, .. }) => (*delay, *jitter),
+            Kind::Function(delay) => return delay(failed),
+        };
+        Some(Duration::from_nanos(match jitter {
+            Jitter::None => delay,
+            Jitter::Equal => delay - rng.up_to(delay / 2),
+            Jitter::Full => rng.up_to(delay),
+        }))
+    }
+
     pub(crate) fn delays_from(&self, rng: Rng) -> Delays {
         Delays { backoff: self.clone(), failed: 0, rng }
     }
@@ -196,26 +217,14 @@ impl Iterator for Delays {
 
     fn next(&mut self) -> Option<Duration> {
         self.failed = self.failed.saturating_add(1);
-        let (attempts, delay, jitter) = match &self.backoff.0 {
-            Kind::Exponential(Exponential { base, max, attempts, jitter }) => {
-                // Capped before jitter is drawn: jitter takes away and never adds, so the cap holds.
-                let doubled = match self.failed - 1 {
-                    doublings @ 0..64 => u128::from(*base) << doublings,
-                    _ => u128::MAX,
-                };
-                (*attempts, doubled.min(u128::from(*max)) as u64, *jitter)
+        match &self.backoff.0 {
+            Kind::Exponential(Exponential { attempts, .. }) | Kind::Constant(Constant { attempts, .. })
+                if self.failed >= *attempts =>
+            {
+                None
             }
-            Kind::Constant(Constant { delay, attempts, jitter }) => (*attempts, *delay, *jitter),
-            Kind::Function(delay) => return delay(self.failed),
-        };
-        if self.failed >= attempts {
-            return None;
+            _ => self.backoff.delay(self.failed, &mut self.rng),
         }
-        Some(Duration::from_nanos(match jitter {
-            Jitter::None => delay,
-            Jitter::Equal => delay - self.rng.up_to(delay / 2),
-            Jitter::Full => self.rng.up_to(delay),
-        }))
     }
 }
 

@@ -146,7 +146,7 @@ impl Bulkhead {
     /// If `max` is 0; nothing changes then.
     pub fn set_max(&self, max: usize) -> Result<(), BadSetting> {
         if max == 0 {
-            return Err(BadSetting { setting: "max", value: 0, must: MUST_BE_SOME });
+            return Err(BadSetting::new("max", 0, MUST_BE_SOME));
         }
         self.places.replace_max(max as u64);
         self.places.serve();

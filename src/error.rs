@@ -156,8 +156,13 @@ impl Rejected {
 
     /// Says when to come back. At least 1 ns, so that nobody is told to spin; at most 584 years.
     #[must_use = "returns the changed rejection"]
-    pub const fn after(mut self, wait: Duration) -> Self {
-        self.retry_after = match saturating_nanos(wait) {
+    pub const fn after(self, wait: Duration) -> Self {
+        self.after_nanos(saturating_nanos(wait))
+    }
+
+    #[inline]
+    pub(crate) const fn after_nanos(mut self, wait: u64) -> Self {
+        self.retry_after = match wait {
             0 => 1,
             u64::MAX => u64::MAX - 1,
             nanos => nanos,
@@ -281,43 +286,6 @@ impl fmt::Display for TimedOut {
 impl std::error::Error for TimedOut {}
 
 /// Writes a policy's name before its message, if it was given one.
-/// A setting that makes no sense, found at run time: which, its value, and what it must be.
-///
-/// ```
-/// # use std::time::Duration;
-/// use floodwall::{Carry, TokenBucket};
-///
-/// let bucket = TokenBucket::per_second(5);
-/// let error = bucket.set_rate(0, Duration::from_secs(1), 5, Carry::AsIs).unwrap_err();
-/// assert_eq!(error.to_string(), "tokens: 0 must be at least 1");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadSetting {
-    pub(crate) setting: &'static str,
-    pub(crate) value: u64,
-    pub(crate) must: &'static str,
-}
-
-impl BadSetting {
-    /// Returns the name of the setting.
-    pub const fn setting(&self) -> &'static str {
-        self.setting
-    }
-
-    /// Returns the value that it was given; a duration in nanoseconds.
-    pub const fn value(&self) -> u64 {
-        self.value
-    }
-}
-
-impl fmt::Display for BadSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} {}", self.setting, self.value, self.must)
-    }
-}
-
-impl std::error::Error for BadSetting {}
-
 fn named(by: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if by.is_empty() { Ok(()) } else { write!(f, "{by}: ") }
 }
@@ -331,10 +299,74 @@ const fn three_digits(nanos: u64) -> u64 {
     nanos.div_ceil(unit).saturating_mul(unit)
 }
 
+/// A setting that makes no sense, found at run time: which, its value, and what it must be.
+///
+/// ```
+/// # use std::time::Duration;
+/// use floodwall::{Carry, TokenBucket};
+///
+/// let bucket = TokenBucket::per_second(5);
+/// let error = bucket.set_rate(0, Duration::from_secs(1), 5, Carry::AsIs).unwrap_err();
+/// assert_eq!(error.to_string(), "tokens: 0 must be at least 1");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSetting {
+    setting: &'static str,
+    /// Of a real number, the bits of an `f64`.
+    value: u64,
+    is_real: bool,
+    must: &'static str,
+}
+
+impl BadSetting {
+    pub(crate) const fn new(setting: &'static str, value: u64, must: &'static str) -> Self {
+        Self { setting, value, is_real: false, must }
+    }
+
+    pub(crate) const fn real(setting: &'static str, value: f64, must: &'static str) -> Self {
+        Self { setting, value: value.to_bits(), is_real: true, must }
+    }
+
+    /// Returns the name of the setting.
+    pub const fn setting(&self) -> &'static str {
+        self.setting
+    }
+
+    /// Returns the value that it was given; a duration in nanoseconds, a real number in millionths.
+    pub const fn value(&self) -> u64 {
+        if self.is_real { (f64::from_bits(self.value) * 1e6) as u64 } else { self.value }
+    }
+
+    /// Panics as a setter does that was given this literal.
+    #[track_caller]
+    pub(crate) const fn panic(&self) -> ! {
+        absurd(self.setting, self.value(), self.must)
+    }
+}
+
+impl fmt::Display for BadSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { setting, value, must, .. } = *self;
+        if self.is_real {
+            write!(f, "{setting}: {} {must}", f64::from_bits(value))
+        } else {
+            write!(f, "{setting}: {value} {must}")
+        }
+    }
+}
+
+impl std::error::Error for BadSetting {}
+
 /// A duration in whole nanoseconds; longer than 584 years counts as 584 years.
 pub(crate) const fn saturating_nanos(duration: Duration) -> u64 {
-    let nanos = duration.as_nanos();
-    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
+    const SECOND: u64 = 1_000_000_000;
+    // One multiplication of 64 bits: 128 of them cost every reading of the clock a nanosecond more.
+    let (secs, nanos) = (duration.as_secs(), duration.subsec_nanos() as u64);
+    if secs < u64::MAX / SECOND {
+        secs * SECOND + nanos
+    } else {
+        (secs.saturating_mul(SECOND)).saturating_add(nanos)
+    }
 }
 
 /// Panics with a message that names a setting, its value and what it must be, in `const` setters too.

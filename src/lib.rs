@@ -68,7 +68,7 @@ pub use gate::{Gate, OwnedPermit, Permit, Residual, Ticket};
 pub use judge::{AnyError, Judge, Judged, When};
 
 // Primitives.
-pub use breaker::{CircuitBreaker, CircuitBreakerBuilder};
+pub use breaker::{CallCounts, CircuitBreaker, CircuitBreakerBuilder, Mode, Thresholds};
 pub use bulkhead::Bulkhead;
 pub use concurrency::AdaptiveConcurrency;
 pub use limit::{

@@ -36,6 +36,9 @@ mod real {
         }
     }
 
+    /// A value that the first one who needs it makes.
+    pub(crate) type SetOnce<T> = OnceLock<T>;
+
     /// A number that differs between threads, and is small while there were few.
     #[inline]
     pub(crate) fn thread_number() -> usize {
@@ -67,6 +70,33 @@ mod modelled {
 
     pub(crate) fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.load(Ordering::Relaxed)
+    }
+
+    /// A value that the first one who needs it makes; ordered as the standard library's is.
+    #[derive(Debug)]
+    pub(crate) struct SetOnce<T> {
+        value: std::sync::OnceLock<T>,
+        is_set: AtomicU64,
+        sets: Mutex<()>,
+    }
+
+    impl<T> Default for SetOnce<T> {
+        fn default() -> Self {
+            Self { value: std::sync::OnceLock::new(), is_set: AtomicU64::new(0), sets: Mutex::new(()) }
+        }
+    }
+
+    impl<T> SetOnce<T> {
+        pub(crate) fn get(&self) -> Option<&T> {
+            if self.is_set.load(Ordering::Acquire) == 1 { self.value.get() } else { None }
+        }
+
+        pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+            let _sets = self.sets.lock();
+            let value = self.value.get_or_init(make);
+            self.is_set.store(1, Ordering::Release);
+            value
+        }
     }
 
     /// The same for the same thread in each run of a model.

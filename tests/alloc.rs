@@ -110,6 +110,27 @@ fn gates_by_hand_and_on_threads_allocate_nothing() {
     assert_eq!(allocations(|| assert!(breaker.try_acquire().is_err())), 0);
 }
 
+/// C10: a change of state elsewhere leaves the old one behind, in memory too.
+#[test]
+fn a_hundred_thousand_openings_allocate_nothing() {
+    let clock = Clock::manual();
+    let breaker = CircuitBreaker::builder()
+        .failure_rate(0.5)
+        .min_calls(1)
+        .slow_calls(secs(1), 0.5)
+        .open_backoff(Exponential::new(secs(1)))
+        .probes(1)
+        .clock(clock.clone())
+        .build();
+    let all = || {
+        breaker.try_acquire().unwrap().failure();
+        clock.advance(secs(60));
+        breaker.try_acquire().unwrap().success();
+        assert_eq!(breaker.state(), floodwall::State::Closed);
+    };
+    assert_eq!(allocations(|| (0..100_000).for_each(|_| all())), 0);
+}
+
 #[test]
 fn limits_that_adapt_or_are_shared_allocate_nothing() {
     let adaptive =

@@ -1,4 +1,5 @@
-//! Circuit breakers: the state machine at literal times, and the traps that other breakers fell into.
+//! Circuit breakers: the state machine at literal times, and the traps that other breakers fell into, C1 to C16 (some are in
+//! `breaker_rules.rs`, `alloc.rs` and `loom.rs`).
 #![cfg(not(floodwall_loom))]
 
 mod support;
@@ -46,7 +47,7 @@ fn failures_in_a_row_open_it_and_a_success_between_does_not() {
     assert_eq!(breaker.state(), State::Open);
 }
 
-/// (successes, failures, opens) with at least 10 calls and a rate of a half; the last call is a failure.
+/// C12: (successes, failures, opens) with at least 10 calls and a rate of a half; the last call is a failure.
 #[test]
 fn the_failure_rate_opens_it_from_the_least_number_of_calls_on() {
     for (successes, failures, opens) in [
@@ -125,6 +126,7 @@ fn a_failed_probe_opens_it_again_for_the_whole_time() {
     assert_eq!(breaker.state(), State::Open);
 }
 
+/// C1: elsewhere the place of a cancelled probe is lost, and with it the circuit.
 #[test]
 fn a_dropped_probe_gives_its_place_back() {
     let clock = Clock::manual();
@@ -139,6 +141,7 @@ fn a_dropped_probe_gives_its_place_back() {
     assert_eq!(breaker.state(), State::Closed);
 }
 
+/// C1, at each await point.
 #[test]
 fn a_probe_cancelled_at_any_await_point_does_not_wedge_it() {
     for polls in 0..3 {
@@ -159,6 +162,7 @@ fn a_probe_cancelled_at_any_await_point_does_not_wedge_it() {
     }
 }
 
+/// C2: a probe that neither ends nor is dropped.
 #[test]
 fn a_hung_probe_does_not_wedge_it() {
     let clock = Clock::manual();
@@ -217,6 +221,7 @@ fn a_call_whose_time_is_over_takes_no_probe() {
     assert_eq!(breaker.state(), State::Closed);
 }
 
+/// C3: late results, of a closed time and of an earlier trial.
 #[test]
 fn results_of_an_earlier_generation_are_not_counted() {
     let clock = Clock::manual();
@@ -271,6 +276,7 @@ fn a_timeout_outside_the_breaker_counts_as_a_failure_inside() {
     assert_eq!(breaker.state(), State::Open);
 }
 
+/// C8.
 #[test]
 fn a_panic_counts_as_a_failure_and_poisons_nothing() {
     let breaker = builder(&Clock::manual()).failures(1).build();
@@ -333,7 +339,7 @@ fn a_judge_sees_values_and_when_picks_errors() {
     assert_eq!(picked.state(), State::Open);
 }
 
-/// An observer that asks the breaker deadlocks if it is called under the breaker's lock.
+/// C16: an observer that asks the breaker deadlocks if it is called under the breaker's lock.
 #[test]
 fn each_transition_is_told_once_and_outside_the_lock() {
     let clock = Clock::manual();
@@ -364,6 +370,7 @@ fn each_transition_is_told_once_and_outside_the_lock() {
     );
 }
 
+/// C4; see also the models.
 #[test]
 fn racing_threads_get_no_more_probes_than_there_are() {
     for _ in 0..50 {

@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use floodwall::{Blocking, Bulkhead, Keyed, TokenBucket, TokenBuckets};
+use floodwall::{Blocking, Bulkhead, CircuitBreaker, Keyed, TokenBucket, TokenBuckets};
 
 struct Counting;
 
@@ -160,4 +160,25 @@ fn idle_keys_give_their_gates_back() {
     (0..4).for_each(|_| limits.forget_idle());
     assert!(limits.is_empty());
     assert!(full - LIVE.get() >= 10_000 * size_of::<TokenBucket>() as i64 / 2);
+}
+
+/// With what it has on the heap. (Where threads meet at one, their lines come on top.)
+#[test]
+fn a_breaker_takes_no_more_than_its_documentation_names() {
+    let rate = || CircuitBreaker::builder().failure_rate(0.5);
+    let minute = std::time::Duration::from_secs(60);
+    for (builder, bound) in [
+        (CircuitBreaker::builder().failures(5), 264),
+        (rate(), 264 + 208),
+        (rate().last_calls(100), 264 + 88),
+        (rate().slow_calls(minute, 0.5).abandoned_rate(0.9), 264 + 500),
+    ] {
+        let before = LIVE.get();
+        let breaker = builder.clone().build();
+        let bytes = size_of_val(&breaker) as i64 + LIVE.get() - before;
+        drop(breaker);
+        println!("a breaker: {bytes} bytes");
+        assert!(bytes <= bound, "{bytes} bytes");
+        drop(builder);
+    }
 }

@@ -237,9 +237,9 @@ fn bounds_that_make_no_sense_change_nothing() {
     let limit = AdaptiveRate::between(10, 1_000).start(100);
     for (floor, ceiling, message) in [
         (0.0, 1.0, "floor: 0 must be at least 0.001"),
-        (f64::NAN, 1.0, "floor: 0 must be at least 0.001"),
-        (10.0, 5.5, "ceiling: 5 must be at least the floor"),
-        (10.0, f64::NAN, "ceiling: 0 must be at least the floor"),
+        (f64::NAN, 1.0, "floor: NaN must be at least 0.001"),
+        (10.0, 5.5, "ceiling: 5.5 must be at least the floor"),
+        (10.0, f64::NAN, "ceiling: NaN must be at least the floor"),
         (1.0, 2e12, "ceiling: 2000000000000 must be at most 1000000000000"),
     ] {
         assert_eq!(limit.set_bounds(floor, ceiling).unwrap_err().to_string(), message);

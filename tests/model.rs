@@ -406,3 +406,83 @@ proptest! {
         }
     }
 }
+
+/// The rules of a closed breaker over a log of all calls: whether a share is too high after the last one.
+struct Log {
+    /// When a call ended, how, and whether it had been slow.
+    calls: Vec<(u64, Outcome, bool)>,
+    /// Of its ten slices.
+    slice: u64,
+    last: Option<usize>,
+    min_calls: u64,
+    rates: [f64; 3],
+}
+
+impl Log {
+    fn opens(&self, now: u64) -> bool {
+        let said = |call: &&(u64, Outcome, bool)| call.1 != Outcome::Ignored;
+        let said: Vec<_> = self.calls.iter().filter(said).collect();
+        let live: Vec<_> = match self.last {
+            Some(last) => said[said.len().saturating_sub(last)..].to_vec(),
+            None => said.into_iter().filter(|call| call.0 / self.slice + 9 >= now / self.slice).collect(),
+        };
+        let count =
+            |which: fn(&(u64, Outcome, bool)) -> bool| live.iter().filter(|call| which(call)).count() as f64;
+        let abandoned = count(|call| call.1 == Outcome::Abandoned && !call.2);
+        let failed = count(|call| call.1 == Outcome::Failure);
+        let slow = count(|call| call.2);
+        let calls = live.len() as f64 - abandoned;
+        let [failure_rate, slow_rate, abandoned_rate] = self.rates;
+        let given_up = if abandoned / live.len() as f64 >= abandoned_rate { abandoned } else { 0.0 };
+        let least = self.min_calls.min(self.last.map_or(u64::MAX, |last| last as u64)) as f64;
+        let is_over = |part: f64, whole: f64, rate| whole >= least && part / whole >= rate;
+        is_over(failed + given_up, calls + given_up, failure_rate) || is_over(slow, calls, slow_rate)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_breaker_opens_when_a_log_of_all_calls_says_so(
+        rates in [1u32..=10, 1u32..=10, 1u32..=10],
+        last in prop_oneof![Just(None), (1u32..20).prop_map(Some)],
+        min_calls in 1u64..15,
+        steps in prop::collection::vec((0u64..300, 0u64..1_200, 0u8..8), 1..60),
+    ) {
+        let rates = rates.map(|tenths| f64::from(tenths) / 10.0);
+        let clock = Clock::manual();
+        let breaker = CircuitBreaker::builder()
+            .failure_rate(rates[0])
+            .slow_calls(nanos(1_000), rates[1])
+            .abandoned_rate(rates[2])
+            .window(nanos(10_000))
+            .min_calls(min_calls)
+            .clock(clock.clone());
+        let breaker = last.into_iter().fold(breaker, floodwall::CircuitBreakerBuilder::last_calls).build();
+        let last = last.map(|last| last as usize);
+        let (mut now, mut log) = (0, Log { calls: Vec::new(), slice: 1_000, last, min_calls, rates });
+        for (wait, took, ends) in steps {
+            clock.advance(nanos(wait));
+            let permit = breaker.try_acquire().unwrap();
+            clock.advance(nanos(took));
+            now += wait + took;
+            let outcome = match ends {
+                0..4 => Outcome::Success,
+                4..6 => Outcome::Failure,
+                6 => Outcome::Abandoned,
+                _ => Outcome::Ignored,
+            };
+            permit.report(outcome);
+            let is_slow = took >= 1_000 && outcome != Outcome::Ignored;
+            log.calls.push((now, outcome, is_slow));
+            // Only a bad end can open it: a good one lowers every share, or lets the window reach its least number.
+            let is_bad = is_slow || matches!(outcome, Outcome::Failure | Outcome::Abandoned);
+            let opens = is_bad && log.opens(now);
+            prop_assert_eq!(breaker.state() == State::Open, opens, "{:?}", log.calls);
+            if opens {
+                break;
+            }
+        }
+    }
+}

@@ -163,7 +163,7 @@ impl AdaptiveConcurrency {
     pub fn between(floor: usize, ceiling: usize) -> Self {
         let (floor, ceiling) = match checked(floor, ceiling) {
             Ok(bounds) => bounds,
-            Err(BadSetting { setting, value, must }) => absurd(setting, value, must),
+            Err(bad) => bad.panic(),
         };
         let start = Self::START.clamp(floor, ceiling);
         Self {
@@ -386,7 +386,7 @@ const fn checked(floor: usize, ceiling: usize) -> Result<(u64, u64), BadSetting>
     } else {
         return Ok((floor, ceiling));
     };
-    Err(BadSetting { setting, value, must })
+    Err(BadSetting::new(setting, value, must))
 }
 
 impl Gate for AdaptiveConcurrency {

@@ -311,8 +311,7 @@ impl AdaptiveRate {
     ///
     /// # Errors
     ///
-    /// If a bound makes no sense: the one at which the constructor would panic, in whole calls per second. Nothing is
-    /// changed then.
+    /// If a bound makes no sense: the one at which the constructor would panic. Nothing is changed then.
     pub fn set_bounds(&self, floor: impl Into<f64>, ceiling: impl Into<f64>) -> Result<(), BadSetting> {
         let (floor, ceiling) = (floor.into(), ceiling.into());
         check_bounds(floor, ceiling)?;

@@ -71,7 +71,7 @@ pub(super) fn check_bounds(floor: f64, ceiling: f64) -> Result<(), BadSetting> {
     } else {
         return Ok(());
     };
-    Err(BadSetting { setting, value: value as u64, must })
+    Err(BadSetting::real(setting, value, must))
 }
 
 impl Feedback {

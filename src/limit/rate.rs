@@ -57,7 +57,7 @@ impl Rate {
         };
         match Self::new(tokens, period, burst) {
             Ok(rate) => rate,
-            Err(BadSetting { setting, value, must }) => absurd(setting, value, must),
+            Err(bad) => bad.panic(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Rate {
         } else {
             return Ok(Self::checked(tokens, period, burst));
         };
-        Err(BadSetting { setting, value, must })
+        Err(BadSetting::new(setting, value, must))
     }
 
     const fn checked(tokens: u64, period: u64, burst: u64) -> Self {

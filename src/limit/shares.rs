@@ -79,7 +79,7 @@ impl Limits {
     /// The same classes and shares of another rate.
     pub(super) fn changed(&self, tokens: u64, period: Duration, burst: u64) -> Result<Self, BadSetting> {
         if burst > Self::MAX_BURST {
-            return Err(BadSetting { setting: "burst", value: burst, must: Self::AT_MOST });
+            return Err(BadSetting::new("burst", burst, Self::AT_MOST));
         }
         Rate::new(tokens, period, burst)?;
         let mut changed =
@@ -116,7 +116,7 @@ impl Limits {
         }
         match self.arranged() {
             Ok(limits) => limits,
-            Err(BadSetting { setting, value, must }) => absurd(setting, value, must),
+            Err(bad) => bad.panic(),
         }
     }
 
@@ -138,7 +138,7 @@ impl Limits {
         }
         if reserved + self.token > self.burst {
             let value = (self.burst / self.token) as u64;
-            return Err(BadSetting { setting: "burst", value, must: "must hold more than the reserves" });
+            return Err(BadSetting::new("burst", value, "must hold more than the reserves"));
         }
         // Less a token, so that the last class can be served when nothing is missing.
         let spare = self.burst - reserved - self.token;
