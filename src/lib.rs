@@ -15,6 +15,7 @@ mod sync;
 
 mod backoff;
 mod clock;
+mod histogram;
 mod window;
 
 mod call;
@@ -56,6 +57,7 @@ pub use park::block_on;
 // Time.
 pub use backoff::{Backoff, Constant, Delays, Exponential, Jitter};
 pub use clock::{Clock, Sleep, TimeSource};
+pub use histogram::Histogram;
 
 // Admission.
 pub use acquire::{Acquire, WaitUpTo};

@@ -23,6 +23,10 @@ mod real {
         atomic.into_inner()
     }
 
+    pub(crate) const fn zeroes<const N: usize>() -> [AtomicU64; N] {
+        [const { AtomicU64::new(0) }; N]
+    }
+
     /// Lets the winner of a race finish before the next round.
     pub(crate) fn back_off() {
         for _ in 0..64 {
@@ -39,6 +43,10 @@ mod modelled {
 
     pub(crate) fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn zeroes<const N: usize>() -> [AtomicU64; N] {
+        std::array::from_fn(|_| AtomicU64::new(0))
     }
 
     /// loom's mutex, without poisoning.
