@@ -103,7 +103,16 @@ impl Constant {
     }
 
     /// Sets how delays are spread. Default: [`Jitter::None`].
+    ///
+    /// # Panics
+    ///
+    /// If `jitter` is [`Jitter::Decorrelated`], which needs delays that grow.
+    #[track_caller]
     pub const fn jitter(mut self, jitter: Jitter) -> Self {
+        assert!(
+            !matches!(jitter, Jitter::Decorrelated),
+            "jitter: decorrelated needs delays that grow: take Exponential"
+        );
         self.jitter = jitter;
         self
     }
@@ -119,6 +128,12 @@ pub enum Jitter {
     Equal,
     /// Evenly from zero to the delay.
     Full,
+    /// Evenly from `base` to three times the delay before, within the cap: for [`Exponential`] only.
+    ///
+    /// It never waits less than `base`, and grows by what was drawn, so that those that failed together also lose step.
+    /// The published form draws beyond the cap and cuts off, so that in the end most wait exactly the cap; this one draws
+    /// within it.
+    Decorrelated,
 }
 
 /// The delays between attempts: [`Exponential`], [`Constant`], or a function of your own.
@@ -155,7 +170,7 @@ impl Backoff {
     }
 
     pub(crate) fn delays_from(&self, rng: Rng) -> Delays {
-        Delays { backoff: self.clone(), failed: 0, rng }
+        Delays { backoff: self.clone(), failed: 0, before: 0, rng }
     }
 }
 
@@ -188,6 +203,8 @@ pub struct Delays {
     backoff: Backoff,
     /// How many attempts have failed.
     failed: u32,
+    /// The delay before this one, in nanoseconds; zero at first.
+    before: u64,
     rng: Rng,
 }
 
@@ -211,11 +228,24 @@ impl Iterator for Delays {
         if self.failed >= attempts {
             return None;
         }
-        Some(Duration::from_nanos(match jitter {
-            Jitter::None => delay,
-            Jitter::Equal => delay - self.rng.up_to(delay / 2),
-            Jitter::Full => self.rng.up_to(delay),
-        }))
+        self.before = match (jitter, &self.backoff.0) {
+            (Jitter::None, _) => delay,
+            (Jitter::Equal, _) => delay - self.rng.up_to(delay / 2),
+            (Jitter::Decorrelated, Kind::Exponential(Exponential { base, max, .. })) => {
+                let shortest = *base.min(max);
+                let longest = self.before.max(shortest).saturating_mul(3).min(*max);
+                shortest + self.rng.up_to(longest - shortest)
+            }
+            (Jitter::Full | Jitter::Decorrelated, _) => self.rng.up_to(delay),
+        };
+        Some(Duration::from_nanos(self.before))
+    }
+}
+
+impl Delays {
+    /// Draws at most `longest` nanoseconds, to spread those that were all told one delay.
+    pub(crate) fn spread(&mut self, longest: u64) -> u64 {
+        self.rng.up_to(longest)
     }
 }
 
@@ -237,8 +267,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_never_exceeds_the_cap(base in 1u64.., max: u64, attempts in 1u32..2_000, seed: u64, jitter in 0..3) {
-            let jitter = [Jitter::None, Jitter::Equal, Jitter::Full][jitter as usize];
+        fn jitter_never_exceeds_the_cap(
+            base in prop_oneof![1u64.., 1u64..1_000],
+            max in prop_oneof![any::<u64>(), 0u64..1_000],
+            attempts in 1u32..2_000,
+            seed: u64,
+            jitter in prop::sample::select(vec![Jitter::None, Jitter::Equal, Jitter::Full, Jitter::Decorrelated]),
+        ) {
             let exponential = Exponential::new(Duration::from_nanos(base))
                 .max(Duration::from_nanos(max)).attempts(attempts).jitter(jitter);
             let delays: Vec<_> = Backoff::from(exponential).delays(seed).collect();
@@ -246,6 +281,15 @@ mod tests {
             prop_assert!(delays.iter().all(|delay| *delay <= Duration::from_nanos(max)));
             if jitter == Jitter::Equal {
                 prop_assert!(delays.iter().all(|delay| *delay >= Duration::from_nanos(base.min(max) / 2)));
+            }
+            if jitter == Jitter::Decorrelated {
+                let shortest = Duration::from_nanos(base.min(max));
+                prop_assert!(delays.iter().all(|delay| *delay >= shortest));
+                let mut before = shortest;
+                for delay in delays {
+                    prop_assert!(delay <= before.saturating_mul(3), "{:?} after {:?}", delay, before);
+                    before = delay;
+                }
             }
         }
     }
@@ -259,12 +303,34 @@ mod tests {
     }
 
     #[test]
+    fn decorrelated_delays_grow_and_do_not_gather_at_the_cap() {
+        let second = Duration::from_secs(1);
+        let backoff = Exponential::new(Duration::from_millis(10)).max(second).attempts(12);
+        let backoff = Backoff::from(backoff.jitter(Jitter::Decorrelated));
+        let all: Vec<Vec<_>> = (0..1_000).map(|seed| backoff.delays(seed).collect()).collect();
+        let mean = |number: usize| all.iter().map(|delays| delays[number]).sum::<Duration>() / 1_000;
+        assert!(mean(0) < Duration::from_millis(22) && mean(0) > Duration::from_millis(18));
+        assert!(mean(10) > 10 * mean(0), "{:?}", mean(10));
+        let at_the_cap = all.iter().filter(|delays| delays[10] > second * 99 / 100).count();
+        assert!(at_the_cap < 50, "{at_the_cap} of 1,000 wait for the cap");
+    }
+
+    #[test]
+    #[should_panic(expected = "jitter: decorrelated needs delays that grow")]
+    fn decorrelated_delays_that_cannot_grow_are_refused() {
+        let _ = Constant::new(Duration::from_secs(1)).jitter(Jitter::Decorrelated);
+    }
+
+    #[test]
     fn no_attempt_number_overflows() {
-        let forever = Exponential::new(Duration::MAX).max(Duration::MAX).attempts(u32::MAX);
-        let mut delays = Backoff::from(forever.jitter(Jitter::None)).delays(0);
-        delays.failed = u32::MAX - 2;
-        assert!(delays.next().is_some());
-        assert_eq!(delays.next(), None);
-        assert_eq!(delays.next(), None);
+        for jitter in [Jitter::None, Jitter::Equal, Jitter::Full, Jitter::Decorrelated] {
+            let forever = Exponential::new(Duration::MAX).max(Duration::MAX).attempts(u32::MAX);
+            let mut delays = Backoff::from(forever.jitter(jitter)).delays(0);
+            assert!((0..2_000).all(|_| delays.next().is_some()));
+            delays.failed = u32::MAX - 2;
+            assert!(delays.next().is_some());
+            assert_eq!(delays.next(), None);
+            assert_eq!(delays.next(), None);
+        }
     }
 }
