@@ -48,7 +48,7 @@ pub mod design {}
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
 pub use error::{Error, Reason, Rejected, TimedOut};
-pub use event::{Event, Observer, Outcome, State};
+pub use event::{Event, GiveUp, Observer, Outcome, State};
 
 // Ground.
 pub use hash::stable_hash;
@@ -76,4 +76,6 @@ pub use limit::{
 pub use keyed::{At, Keyed};
 
 // Composition.
-pub use policy::{Always, Blocking, Fallback, Gated, Instead, Once, Policy, Replace, Retry, Timeout};
+pub use policy::{
+    Always, Blocking, Fallback, Gated, Hedge, Instead, Once, Policy, Replace, Retry, RetryBudget, Timeout,
+};

@@ -1,13 +1,18 @@
 //! Composition: [`Policy`], and the tuples that are stacks.
 
 mod admit;
+mod budget;
 mod fallback;
+mod hedge;
+mod latency;
 mod retry;
 mod stack;
 mod timeout;
 
 pub use admit::Gated;
+pub use budget::RetryBudget;
 pub use fallback::{Always, Fallback, Instead, Replace};
+pub use hedge::Hedge;
 pub use retry::Retry;
 pub use timeout::Timeout;
 
