@@ -103,8 +103,8 @@ impl Measured {
 
     fn look(&self, now: u64) -> Known {
         let samples = self.recent.count(now);
-        // Five samples beyond the quantile, so that it does not hang on a single one.
-        let enough = (5.0 / (1.0 - self.q)).max(100.0);
+        // Five samples beyond the quantile, so that it does not hang on a single one. A model has two in all.
+        let enough = if cfg!(floodwall_loom) { 2.0 } else { (5.0 / (1.0 - self.q)).max(100.0) };
         if (samples as f64) < enough {
             return Known { delay: self.ceiling, median: 0 };
         }

@@ -164,7 +164,7 @@ pub trait Policy<T: Send, E: Send>: Send + Sync {
 }
 
 /// Policies that run their call at most once, so that [`call_once`](Policy::call_once) can use them: gates,
-/// [`Timeout`], [`Fallback`], and stacks of them; not [`Retry`].
+/// [`Timeout`], [`Fallback`], and stacks of them; not [`Retry`] and [`Hedge`].
 ///
 /// ```compile_fail
 /// # use std::time::Duration;
@@ -176,13 +176,13 @@ pub trait Policy<T: Send, E: Send>: Send + Sync {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` may run a call more than once",
     label = "a call that can be made only once cannot be repeated",
-    note = "use `call` with an operation that can run again, or leave the retry out of this stack"
+    note = "use `call` with an operation that can run again, or leave the retry or hedge out of this stack"
 )]
 pub trait Once {}
 
 /// Policies whose promise also holds on a plain thread: no `Send` bounds, and `op` may borrow and change what it likes.
 ///
-/// [`Timeout`] is not one: a thread cannot abandon a call that is running.
+/// [`Timeout`] and [`Hedge`] are not: a thread cannot abandon a call that is running.
 ///
 /// ```
 /// use floodwall::{Blocking, Bulkhead, TokenBucket};
@@ -205,7 +205,7 @@ pub trait Once {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot guard a blocking call",
     label = "it would have to abandon a call in flight, which a thread cannot do",
-    note = "take the timeout out of the stack and set the time limit in the driver, or use the async `call`"
+    note = "take the timeout or hedge out of the stack and set a time limit in the driver, or use the async `call`"
 )]
 pub trait Blocking<T, E> {
     /// Runs `next` under this policy. Implement this; call [`call_blocking`](Blocking::call_blocking).
