@@ -29,10 +29,11 @@ use crate::sync::Mutex;
 ///
 /// # Which goes outside which
 ///
-/// `(fallback, total timeout, retry, breaker, bulkhead, rate limit, timeout of one attempt)` is a good start: the
+/// `(fallback, total timeout, retry, hedge, breaker, bulkhead, rate limit, timeout of one attempt)` is a good start: the
 /// fallback hears of the total timeout too, the breaker inside the retry sees every attempt, and limits inside the
 /// retry count every attempt. A breaker outside a retry sees one failure where three happened; a bulkhead outside a
-/// retry stays taken while it sleeps.
+/// retry stays taken while it sleeps. A hedge inside a retry copies slow attempts; outside it, it would repeat whole
+/// series of them. A timeout outside a hedge limits all copies together, one inside it each.
 ///
 /// # Errors
 ///
