@@ -334,24 +334,48 @@ fn drawn(seed: u64) -> Vec<Does> {
     drawn.map(|wait| if wait % 3 == 0 { Fails(wait) } else { Answers(wait) }).collect()
 }
 
-#[test]
-fn no_more_copies_run_than_are_allowed_and_the_first_success_comes_out() {
-    for seed in 0..2_000 {
-        let clock = Clock::manual();
-        let max = 1 + seed as usize % 2;
-        let script = drawn(seed);
-        let server = Server::new(&clock, &script);
-        let hedge = Hedge::after(millis(seed % 25)).max(max).clock(clock.clone());
-        let (result, _) = run(&clock, hedge, &server, Call::new());
-        let started = server.started().len();
-        assert!(started <= 1 + max && server.most.load(Ordering::Relaxed) as usize <= 1 + max);
-        match result {
-            Ok(copy) => assert!(matches!(script[copy - 1], Answers(_))),
-            Err(_) => {
-                assert_eq!(started, 1 + max, "seed {seed}: it failed with a copy in hand");
-                assert!(script[..started].iter().all(|does| matches!(does, Fails(_))), "seed {seed}");
+/// The obvious twin: goes through the milliseconds and looks at every copy. Returns the result, how long it takes, and
+/// how many copies are made.
+fn twin(delay: u64, max: usize, script: &[Does]) -> (Result<usize, usize>, u64, usize) {
+    let (mut running, mut started, mut last_start) = (vec![(1, 0)], 1, 0);
+    for now in 0.. {
+        loop {
+            let (mut has_failed, mut last_failure) = (false, 0);
+            for (copy, start) in std::mem::take(&mut running) {
+                match script[copy - 1] {
+                    Answers(takes) if now >= start + takes => return (Ok(copy), now, started),
+                    Fails(takes) if now >= start + takes => (has_failed, last_failure) = (true, copy),
+                    _ => running.push((copy, start)),
+                }
+            }
+            let is_due = !running.is_empty() && now >= last_start + delay;
+            if started <= max && (has_failed || is_due) {
+                started += 1;
+                last_start = now;
+                running.push((started, now));
+            } else if running.is_empty() {
+                return (Err(last_failure), now, started);
+            } else {
+                break;
             }
         }
+    }
+    unreachable!("time does not end")
+}
+
+#[test]
+fn random_races_end_as_their_twin_says() {
+    for seed in 0..3_000 {
+        let clock = Clock::manual();
+        let (max, delay) = (1 + seed as usize % 2, seed % 25);
+        let script = drawn(seed);
+        let server = Server::new(&clock, &script);
+        let hedge = Hedge::after(millis(delay)).max(max).clock(clock.clone());
+        let (result, took) = run(&clock, hedge, &server, Call::new());
+        let (expected, expected_time, copies) = twin(delay, max, &script);
+        assert_eq!((result, took), (expected.map_err(Error::Inner), expected_time), "seed {seed}");
+        assert_eq!(server.started().len(), copies, "seed {seed}");
+        assert!(server.most.load(Ordering::Relaxed) as usize <= 1 + max);
         assert_eq!(server.running(), 0);
     }
 }

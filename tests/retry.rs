@@ -485,7 +485,7 @@ mod budget {
     }
 
     #[test]
-    #[should_panic(expected = "share: must be above 0 and at most 10")]
+    #[should_panic(expected = "share: 0 must be above 0 and at most 10")]
     fn a_share_of_nothing_is_refused() {
         let _ = RetryBudget::of_calls(0.0);
     }

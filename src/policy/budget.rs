@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::limit::TokenBucket;
-use crate::sync::{AtomicU64, Ordering, const_fn};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Bounds the retries and hedges of all policies that share it, by a share of the calls made.
 ///
@@ -54,7 +54,7 @@ pub struct RetryBudget {
     clock: Clock,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a budget is shared where it is, and a `static` cannot box")]
+#[expect(clippy::large_enum_variant, reason = "a budget is shared where it is, not moved about")]
 enum Kind {
     OfCalls {
         /// In millionths of a token.
@@ -78,53 +78,49 @@ const TOKEN: u64 = 1_000_000;
 const FURTHER: u64 = 1 << 32;
 
 impl RetryBudget {
-    const_fn! {
-        /// Lets each call bring `share` of a further attempt; 0.1 is a good start.
-        ///
-        /// In any time there are at most as many further attempts as the calls of that time bring, plus `burst`, plus
-        /// [`min_per_second`](Self::min_per_second) for each second begun. A tenth is what clients at Google may add
-        /// ("Handling Overload", Site Reliability Engineering, 2016); to save it up in a bucket is the way of finagle's
-        /// `RetryBudget`.
-        ///
-        /// ```
-        /// use floodwall::RetryBudget;
-        /// assert_eq!(RetryBudget::of_calls(0.1).burst(10).min_per_second(1).available(), 11);
-        /// ```
-        ///
-        /// # Panics
-        ///
-        /// If `share` is not above 0, or is above 10.
-        #[track_caller]
-        pub fn of_calls(share: f64) -> Self {
-            let kind = Kind::OfCalls {
-                balance: AtomicU64::new(10 * TOKEN),
-                per_call: millionths(share),
-                most: 10 * TOKEN,
-                besides: Some(TokenBucket::per_second(1)),
-            };
-            Self { kind, clock: Clock::system() }
-        }
+    /// Lets each call bring `share` of a further attempt; 0.1 is a good start.
+    ///
+    /// In any time there are at most as many further attempts as the calls of that time bring, plus `burst`, plus
+    /// [`min_per_second`](Self::min_per_second) for each second and once more. A tenth is what clients at Google may add
+    /// ("Handling Overload", Site Reliability Engineering, 2016); to save it up in a bucket is the way of finagle's
+    /// `RetryBudget`.
+    ///
+    /// ```
+    /// use floodwall::RetryBudget;
+    /// assert_eq!(RetryBudget::of_calls(0.1).burst(10).min_per_second(1).available(), 11);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If `share` is not above 0, or is above 10.
+    #[track_caller]
+    pub fn of_calls(share: f64) -> Self {
+        let kind = Kind::OfCalls {
+            balance: AtomicU64::new(10 * TOKEN),
+            per_call: millionths(share),
+            most: 10 * TOKEN,
+            besides: Some(TokenBucket::per_second(1)),
+        };
+        Self { kind, clock: Clock::system() }
     }
 
-    const_fn! {
-        /// Lets `share` of the calls that run be further attempts, and at least [`min`](Self::min); 0.2 is a good start.
-        ///
-        /// A further attempt takes its place when it is decided upon, and holds it through the wait before it, so that
-        /// those that wait are bounded too. (failsafe-go's `budget`, from which the 0.2 and 3 are.)
-        ///
-        /// ```
-        /// use floodwall::RetryBudget;
-        /// assert_eq!(RetryBudget::of_running(0.2).available(), 3);
-        /// ```
-        ///
-        /// # Panics
-        ///
-        /// If `share` is not above 0, or is above 10.
-        #[track_caller]
-        pub fn of_running(share: f64) -> Self {
-            let kind = Kind::OfRunning { running: AtomicU64::new(0), share: millionths(share), min: 3 };
-            Self { kind, clock: Clock::system() }
-        }
+    /// Lets `share` of the calls that run be further attempts, and at least [`min`](Self::min); 0.2 is a good start.
+    ///
+    /// A further attempt takes its place when it is decided upon, and holds it through the wait before it, so that
+    /// those that wait are bounded too. (failsafe-go's `budget`, from which the 0.2 and 3 are.)
+    ///
+    /// ```
+    /// use floodwall::RetryBudget;
+    /// assert_eq!(RetryBudget::of_running(0.2).available(), 3);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If `share` is not above 0, or is above 10.
+    #[track_caller]
+    pub fn of_running(share: f64) -> Self {
+        let kind = Kind::OfRunning { running: AtomicU64::new(0), share: millionths(share), min: 3 };
+        Self { kind, clock: Clock::system() }
     }
 
     /// Allows so many further attempts per second besides. Default: 1. With 0 only calls bring any.
@@ -264,11 +260,10 @@ fn allowed(running: u64, share: u64, min: u32) -> u64 {
 }
 
 #[track_caller]
-const fn millionths(share: f64) -> u64 {
-    assert!(share > 0.0 && share <= 10.0, "share: must be above 0 and at most 10");
-    let millionths = (share * TOKEN as f64 + 0.5) as u64;
+fn millionths(share: f64) -> u64 {
+    assert!(share > 0.0 && share <= 10.0, "share: {share} must be above 0 and at most 10");
     // A share too small to count is the smallest that does.
-    if millionths == 0 { 1 } else { millionths }
+    ((share * TOKEN as f64).round() as u64).max(1)
 }
 
 /// A call that a budget counts while it runs.
@@ -296,5 +291,97 @@ impl Drop for Further<'_> {
 impl fmt::Debug for RetryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryBudget").field("available", &self.available()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens to a budget: a call starts, a further attempt is asked for, one of either ends, time passes.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Enter,
+        Take,
+        Leave(usize),
+        End(usize),
+        Wait(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => Just(Step::Enter),
+            3 => Just(Step::Take),
+            1 => any::<usize>().prop_map(Step::Leave),
+            1 => any::<usize>().prop_map(Step::End),
+            1 => (0u64..2_000).prop_map(Step::Wait),
+        ];
+        prop::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Against the obvious twin, which counts tokens in millionths and those of time by the millisecond.
+        #[test]
+        fn a_budget_of_calls_gives_what_its_twin_gives(
+            share in 1u64..3_000, burst in 1u32..5, min_per_second in 0u32..4, steps in steps(),
+        ) {
+            let clock = Clock::manual();
+            let budget = RetryBudget::of_calls(share as f64 / 1_000.0)
+                .burst(burst).min_per_second(min_per_second).clock(clock.clone());
+            let (most, most_of_time) = (u64::from(burst) * 1_000, u64::from(min_per_second) * 1_000);
+            let (mut tokens, mut of_time) = (most, most_of_time);
+            for step in steps {
+                match step {
+                    Step::Enter => {
+                        drop(budget.enter(Call::new()));
+                        tokens = (tokens + share).min(most);
+                    }
+                    Step::Take => {
+                        let source = if tokens >= 1_000 { &mut tokens } else { &mut of_time };
+                        let gives = *source >= 1_000;
+                        prop_assert_eq!(budget.try_take().is_some(), gives);
+                        *source -= if gives { 1_000 } else { 0 };
+                    }
+                    Step::Wait(millis) => {
+                        clock.advance(Duration::from_millis(millis));
+                        of_time = (of_time + millis * u64::from(min_per_second)).min(most_of_time);
+                    }
+                    Step::Leave(_) | Step::End(_) => {}
+                }
+                prop_assert_eq!(budget.available(), tokens / 1_000 + of_time / 1_000);
+            }
+        }
+
+        #[test]
+        fn a_budget_of_running_calls_gives_what_its_twin_gives(
+            share in 1u64..3_000, min in 0u32..4, steps in steps(),
+        ) {
+            let budget = RetryBudget::of_running(share as f64 / 1_000.0).min(min);
+            let (mut calls, mut further) = (Vec::new(), Vec::new());
+            for step in steps {
+                let allowed = (calls.len() as u64 * share / 1_000).max(min.into());
+                match step {
+                    Step::Enter => calls.push(budget.enter(Call::new())),
+                    Step::Take => {
+                        let taken = budget.try_take();
+                        prop_assert_eq!(taken.is_some(), (further.len() as u64) < allowed);
+                        further.extend(taken);
+                    }
+                    Step::Leave(which) if !calls.is_empty() => drop(calls.swap_remove(which % calls.len())),
+                    Step::End(which) if !further.is_empty() => {
+                        drop(further.swap_remove(which % further.len()));
+                    }
+                    Step::Leave(_) | Step::End(_) | Step::Wait(_) => {}
+                }
+                let allowed = (calls.len() as u64 * share / 1_000).max(min.into());
+                prop_assert_eq!(budget.available(), allowed.saturating_sub(further.len() as u64));
+            }
+        }
     }
 }

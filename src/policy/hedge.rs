@@ -86,8 +86,8 @@ impl Hedge {
         Self::with(Delay::fixed(delay))
     }
 
-    /// Makes a further copy of a call that takes longer than a share `q` of the calls of the last minute did: 0.95 copies
-    /// one in twenty.
+    /// Makes a further copy of a call that takes longer than a share `q` of recent calls did, those of the last half to
+    /// whole minute: 0.95 copies one in twenty.
     ///
     /// Until there are enough of them, 100 and five beyond the quantile, it waits for the ceiling (see
     /// [`between`](Hedge::between)). What counts is how long the first copies take that succeed. A first copy that failed, or
