@@ -175,6 +175,7 @@ impl<J> Retry<J> {
         self
     }
 
+    #[inline]
     fn begin(&self, call: Call) -> Round<'_> {
         let last_start = match self.max_elapsed {
             Duration::MAX => NEVER,
@@ -190,6 +191,7 @@ impl<J> Retry<J> {
     }
 
     /// Returns how long to wait before the next attempt, and turns to that; `None` if `result` stands.
+    #[inline]
     fn next_delay<'a, T, E>(&'a self, result: &Result<T, Error<E>>, round: &mut Round<'a>) -> Option<Duration>
     where
         J: Judge<T, E>,
@@ -199,7 +201,13 @@ impl<J> Retry<J> {
             Outcome::Throttled { retry_after } => retry_after,
             Outcome::Success | Outcome::Ignored | Outcome::Abandoned => return None,
         };
-        let asked = throttled.max(result.as_ref().err().and_then(Error::retry_after)).unwrap_or_default();
+        let asked = throttled.max(result.as_ref().err().and_then(Error::retry_after));
+        self.after_failure(asked.unwrap_or_default(), round)
+    }
+
+    // Out of the way, so that around a call that succeeds there is little to be inlined.
+    #[cold]
+    fn after_failure<'a>(&'a self, asked: Duration, round: &mut Round<'a>) -> Option<Duration> {
         // The attempt that failed holds nothing any more.
         round.further = None;
         let attempt = round.call.attempt;
