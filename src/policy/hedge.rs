@@ -180,7 +180,7 @@ impl<J> Hedge<J> {
 
     /// Returns after which time it makes a further copy of a call that starts now.
     pub fn delay(&self) -> Duration {
-        Duration::from_nanos(self.delay.now(&self.clock).delay)
+        Duration::from_nanos(self.delay.at(self.clock.nanos()).delay)
     }
 }
 
@@ -259,16 +259,13 @@ impl<J: Judge<T, E>, T, E> Race<'_, J, T, E> {
             }
             if timer.is_none() {
                 // Only now: a call that is ready at once pays for no timer.
-                let clock = &self.hedge.clock;
-                let (now, known) = (clock.nanos(), self.hedge.delay.now(clock));
-                let at = now.saturating_add(known.delay);
+                let now = self.hedge.clock.nanos();
+                let known = self.hedge.delay.at(now);
+                let due = now.saturating_add(known.delay);
                 self.delay = known.delay;
-                // One that fails before may still be followed by another.
-                timer.set(Some(clock.sleep_until_nanos(if self.is_too_late(at, known) {
-                    NEVER
-                } else {
-                    at
-                })));
+                // A copy that fails may still be followed by another.
+                let due = if self.is_too_late(due, known) { NEVER } else { due };
+                timer.set(Some(self.hedge.clock.sleep_until_nanos(due)));
             }
             ready!(timer.as_mut().as_pin_mut().expect("set just now").poll(context));
             timer.set(None);
@@ -297,8 +294,11 @@ impl<J: Judge<T, E>, T, E> Race<'_, J, T, E> {
         // Whatever stands against this copy also stands against one that would start later.
         self.is_open = false;
         let copy = self.started;
-        if self.call.deadline != NEVER && self.is_too_late(clock.nanos(), known.now(clock)) {
-            return false;
+        if self.call.deadline != NEVER {
+            let now = clock.nanos();
+            if self.is_too_late(now, known.at(now)) {
+                return false;
+            }
         }
         if let Some(budget) = budget {
             self.further[copy] = budget.try_take();

