@@ -3,8 +3,8 @@
 //! For latencies, in metrics and where a policy goes by them. When **not** to use it: for a mean or a maximum, which it
 //! does not keep; for a handful of samples, which a sorted list holds exactly.
 //!
-//! The buckets are log-linear, as in HdrHistogram (G. Tene, <https://hdrhistogram.org>): each doubling of the time is cut
-//! into 16 equal parts, so that the error is a share of the value, and to find a bucket takes no logarithm.
+//! The buckets are log-linear, as in HdrHistogram (G. Tene, <https://hdrhistogram.org>): each doubling of the time is
+//! cut into 16 equal parts, so that the error is a share of the value, and to find a bucket takes no logarithm.
 
 use std::fmt;
 use std::time::Duration;
@@ -236,7 +236,7 @@ impl Recent {
         };
         let [even, odd] = &self.counts;
         let (current, before) = if slice % 2 == 0 { (even, odd) } else { (odd, even) };
-        // Before the first slice there is none: its number would be that of untouched counters, which hold nothing.
+        // There is none before the first slice, and no counter has its number.
         let pairs = current.iter().zip(before);
         pairs.map(move |(current, before)| of(slice, current) + of(slice.wrapping_sub(1), before))
     }

@@ -35,8 +35,8 @@ const COPIES: usize = 3;
 /// errors and timeouts are.
 ///
 /// No copy is made of calls marked [`once`](Call::once), nor when the call's deadline would come before the copy could
-/// help. All copies run in the task of the call: nothing is spawned. Copies have the numbers
-/// of attempts: the first that of the call, the next one more.
+/// help: before it starts, or before the median of measured calls has passed. All copies run in the task of the call:
+/// nothing is spawned. They have the numbers of attempts: the first that of the call, the next one more.
 ///
 /// Put it outside the limits and the breaker, so that they see each copy, and inside a retry. To a breaker a copy that is
 /// dropped is a call that was abandoned, and counts for nothing.
