@@ -300,6 +300,25 @@ fn no_attempt_starts_after_max_elapsed() {
 }
 
 #[test]
+fn without_a_delay_max_elapsed_and_the_deadline_hold_too() {
+    let limits: [(fn(Retry) -> Retry, u64); 2] =
+        [(|retry| retry.max_elapsed(secs(2)), 9), (|retry| retry, 2)];
+    for (limited, deadline) in limits {
+        let clock = Clock::manual();
+        let retry = limited(at_once(99).clock(clock.clone()));
+        let mut starts = Vec::new();
+        let call = Call::new().deadline(clock.now() + secs(deadline) + millis(500));
+        let start = clock.now();
+        let result = retry.call_blocking_with(call, |_| {
+            starts.push((clock.now() - start).as_secs());
+            clock.advance(secs(1));
+            Err::<(), _>(())
+        });
+        assert_eq!((result, starts), (Err(Error::Inner(())), vec![0, 1, 2]));
+    }
+}
+
+#[test]
 fn it_says_why_it_gives_up() {
     let clock = Clock::manual();
     let asked = |retry_after| move |_: &Result<(), Error<()>>| Outcome::Throttled { retry_after };

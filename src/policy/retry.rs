@@ -236,15 +236,15 @@ impl<J> Retry<J> {
         let asked = saturating_nanos(asked);
         let mut delay = delay.max(asked);
         let mut spread = asked / 4;
-        let ends = round.call.deadline.min(round.last_start);
-        if ends != NEVER {
+        let deadline = round.call.deadline;
+        if deadline != NEVER || round.last_start != NEVER {
             // An attempt at the deadline itself is of no use, one at the last start is.
-            let left = ends.saturating_sub(self.clock.nanos());
-            if delay > left || delay == left && round.call.deadline == ends {
+            let start = self.clock.nanos().saturating_add(delay);
+            if start > round.last_start || start >= deadline && deadline != NEVER {
                 return Err(GiveUp::Time);
             }
             // What is drawn on top must not end what would have been in time, nor take all that is left.
-            spread = spread.min((left - delay) / 2);
+            spread = spread.min((deadline.min(round.last_start) - start) / 2);
         }
         if asked > 0 {
             delay = delay.max(asked.saturating_add(delays.spread(spread)));
