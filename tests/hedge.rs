@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use floodwall::{
-    Bulkhead, Call, CircuitBreaker, Clock, Constant, Error, Event, Exponential, Gate, GiveUp, Hedge,
+    Acquire, Bulkhead, Call, CircuitBreaker, Clock, Constant, Error, Event, Exponential, Gate, GiveUp, Hedge,
     Histogram, Outcome, Policy, Reason, Rejected, Retry, RetryBudget, State, Timeout, TokenBucket, block_on,
 };
 use support::{millis, poll, secs};
@@ -512,6 +512,28 @@ fn failures_and_calls_that_were_dropped_early_lower_no_delay() {
     }
     clock.advance(secs(1));
     assert_eq!(hedge.delay(), millis(30), "a quarter takes longer than 3 ms");
+}
+
+#[test]
+fn a_first_copy_that_was_rejected_raises_no_delay() {
+    let clock = Clock::manual();
+    let bulkhead = Bulkhead::new(1).clock(clock.clone());
+    let hedge = Hedge::at_quantile(0.9).between(millis(1), millis(30)).clock(clock.clone());
+    let stack = (&hedge, (&bulkhead).wait_up_to(millis(20)));
+    for _ in 0..200 {
+        let server = Server::new(&clock, &[Answers(3)]);
+        assert_eq!(run(&clock, &stack, &server, Call::new()), (Ok(1), 3));
+    }
+    clock.advance(secs(1));
+    let delay = hedge.delay();
+    let held = bulkhead.try_acquire().unwrap();
+    for _ in 0..200 {
+        let nobody = Server::new(&clock, &[]);
+        assert!(matches!(run(&clock, &stack, &nobody, Call::new()), (Err(Error::Rejected(_)), 20..)));
+    }
+    held.success();
+    clock.advance(secs(1));
+    assert_eq!(hedge.delay(), delay);
 }
 
 /// What hedging is for, by the figures of "The Tail at Scale".

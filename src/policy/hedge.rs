@@ -223,12 +223,14 @@ impl<J: Judge<T, E>, T, E> Race<'_, J, T, E> {
                 copy.set(None);
                 self.further[number] = None;
                 let outcome = self.hedge.judge.judge(&result);
+                let rejected = matches!(result, Err(Error::Rejected(_)));
                 if number == 0 {
-                    if let Some(watch) = self.watch.take() {
-                        watch.ended(outcome == Outcome::Success);
+                    match self.watch.take() {
+                        Some(watch) if rejected => watch.forget(),
+                        Some(watch) => watch.ended(outcome == Outcome::Success),
+                        None => {}
                     }
                 }
-                let rejected = matches!(result, Err(Error::Rejected(_)));
                 match outcome {
                     Outcome::Failure => has_failed = true,
                     Outcome::Throttled { .. } => self.is_open = false,

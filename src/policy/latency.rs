@@ -133,6 +133,11 @@ impl Watch<'_> {
         }
     }
 
+    /// The copy never ran, and says nothing.
+    pub(super) fn forget(mut self) {
+        self.delay = NEVER;
+    }
+
     pub(super) fn ended(mut self, succeeded: bool) {
         if succeeded {
             self.delay = 0;
