@@ -522,14 +522,14 @@ fn a_first_copy_that_was_rejected_raises_no_delay() {
     let stack = (&hedge, (&bulkhead).wait_up_to(millis(20)));
     for _ in 0..200 {
         let server = Server::new(&clock, &[Answers(3)]);
-        assert_eq!(run(&clock, &stack, &server, Call::new()), (Ok(1), 3));
+        assert_eq!(run(&clock, stack, &server, Call::new()), (Ok(1), 3));
     }
     clock.advance(secs(1));
     let delay = hedge.delay();
     let held = bulkhead.try_acquire().unwrap();
     for _ in 0..200 {
         let nobody = Server::new(&clock, &[]);
-        assert!(matches!(run(&clock, &stack, &nobody, Call::new()), (Err(Error::Rejected(_)), 20..)));
+        assert!(matches!(run(&clock, stack, &nobody, Call::new()), (Err(Error::Rejected(_)), 20..)));
     }
     held.success();
     clock.advance(secs(1));
