@@ -106,7 +106,8 @@ impl<J> Retry<J> {
 
     /// Gives up when a rejection or a throttled call asks to wait longer than `limit`. Default: 1 minute.
     ///
-    /// The delays of the backoff have a cap of their own.
+    /// What is asked for counts, without the quarter that may be drawn on top. The delays of the backoff have a cap of
+    /// their own.
     #[must_use = "returns the changed retry"]
     pub fn max_wait(mut self, limit: Duration) -> Self {
         self.max_wait = limit;
