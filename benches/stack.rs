@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use floodwall::{
-    Blocking, Bulkhead, Call, Chaos, CircuitBreaker, Exponential, Failover, Gate, Policy, Retry, Timeout,
-    TokenBucket,
+    Blocking, Bulkhead, Call, Chaos, CircuitBreaker, Exponential, Failover, Gate, Hedge, Histogram, Policy,
+    Retry, RetryBudget, Timeout, TokenBucket,
 };
 
 type Gates = (CircuitBreaker, Bulkhead, TokenBucket);
@@ -71,6 +71,30 @@ fn asynchronous(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What it costs to be ready to repeat or copy a call that then succeeds at once.
+fn repeating(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("repeating");
+    let retry = || Retry::new(Exponential::new(Duration::from_millis(50)));
+    let alone = retry();
+    group.bench_function("retry", |bencher| bencher.iter(|| now(alone.call(work)).unwrap()));
+    let of_calls = retry().budget(RetryBudget::of_calls(0.1));
+    group.bench_function("budget of calls", |bencher| bencher.iter(|| now(of_calls.call(work)).unwrap()));
+    let of_running = retry().budget(RetryBudget::of_running(0.2));
+    group.bench_function("budget of running calls", |bencher| {
+        bencher.iter(|| now(of_running.call(work)).unwrap())
+    });
+    let fixed = Hedge::after(Duration::from_millis(50));
+    group.bench_function("hedge after", |bencher| bencher.iter(|| now(fixed.call(work)).unwrap()));
+    let measured = Hedge::at_quantile(0.95);
+    group.bench_function("hedge at a quantile", |bencher| bencher.iter(|| now(measured.call(work)).unwrap()));
+    let histogram = Histogram::new();
+    (1..10_000).for_each(|micros| histogram.record(Duration::from_micros(micros)));
+    let took = black_box(Duration::from_micros(700));
+    group.bench_function("histogram record", |bencher| bencher.iter(|| histogram.record(took)));
+    group.bench_function("histogram quantile", |bencher| bencher.iter(|| histogram.quantile(0.99)));
+    group.finish();
+}
+
 fn work() -> Ready<Result<u32, Infallible>> {
     ready(Ok(black_box(42)))
 }
@@ -83,5 +107,5 @@ fn now<F: Future>(future: F) -> F::Output {
     }
 }
 
-criterion_group!(benches, blocking, asynchronous);
+criterion_group!(benches, blocking, asynchronous, repeating);
 criterion_main!(benches);

@@ -103,7 +103,16 @@ impl Constant {
     }
 
     /// Sets how delays are spread. Default: [`Jitter::None`].
+    ///
+    /// # Panics
+    ///
+    /// If `jitter` is [`Jitter::Decorrelated`], which needs delays that grow.
+    #[track_caller]
     pub const fn jitter(mut self, jitter: Jitter) -> Self {
+        assert!(
+            !matches!(jitter, Jitter::Decorrelated),
+            "jitter: decorrelated needs delays that grow: take Exponential"
+        );
         self.jitter = jitter;
         self
     }
@@ -119,6 +128,12 @@ pub enum Jitter {
     Equal,
     /// Evenly from zero to the delay.
     Full,
+    /// Evenly from `base` to three times the delay before, within the cap: for [`Exponential`] only.
+    ///
+    /// It never waits less than `base`, and grows by what was drawn, so that those that failed together also lose step.
+    /// The published form draws beyond the cap and cuts off, so that in the end most wait exactly the cap; this one draws
+    /// within it.
+    Decorrelated,
 }
 
 /// The delays between attempts: [`Exponential`], [`Constant`], or a function of your own.
@@ -156,14 +171,21 @@ impl Backoff {
 
     /// Returns the delay after so many failures, however many attempts there may be; `None` only from a function.
     pub(crate) fn delay(&self, failed: u32, rng: &mut Rng) -> Option<Duration> {
+        self.delay_after(failed, None, rng)
+    }
+
+    /// The same, after a delay of so many nanoseconds, where that is known.
+    fn delay_after(&self, failed: u32, before: Option<u64>, rng: &mut Rng) -> Option<Duration> {
         let (delay, jitter) = match &self.0 {
+            Kind::Exponential(Exponential { base, max, jitter: Jitter::Decorrelated, .. }) => {
+                let shortest = *base.min(max);
+                let before = before.unwrap_or_else(|| doubled(*base, failed.saturating_sub(1), *max));
+                let longest = before.max(shortest).saturating_mul(3).min(*max);
+                (shortest + rng.up_to(longest - shortest), Jitter::None)
+            }
+            // Capped before jitter is drawn: jitter takes away and never adds, so the cap holds.
             Kind::Exponential(Exponential { base, max, jitter, .. }) => {
-                // Capped before jitter is drawn: jitter takes away and never adds, so the cap holds.
-                let doubled = match failed.saturating_sub(1) {
-                    doublings @ 0..64 => u128::from(*base) << doublings,
-                    _ => u128::MAX,
-                };
-                (doubled.min(u128::from(*max)) as u64, *jitter)
+                (doubled(*base, failed, *max), *jitter)
             }
             Kind::Constant(Constant { delay, jitter, .. }) => (*delay, *jitter),
             Kind::Function(delay) => return delay(failed),
@@ -171,12 +193,12 @@ impl Backoff {
         Some(Duration::from_nanos(match jitter {
             Jitter::None => delay,
             Jitter::Equal => delay - rng.up_to(delay / 2),
-            Jitter::Full => rng.up_to(delay),
+            Jitter::Full | Jitter::Decorrelated => rng.up_to(delay),
         }))
     }
 
     pub(crate) fn delays_from(&self, rng: Rng) -> Delays {
-        Delays { backoff: self.clone(), failed: 0, rng }
+        Delays { backoff: self.clone(), failed: 0, before: 0, rng }
     }
 }
 
@@ -209,6 +231,8 @@ pub struct Delays {
     backoff: Backoff,
     /// How many attempts have failed.
     failed: u32,
+    /// The delay before this one, in nanoseconds; zero at first.
+    before: u64,
     rng: Rng,
 }
 
@@ -223,9 +247,29 @@ impl Iterator for Delays {
             {
                 None
             }
-            _ => self.backoff.delay(self.failed, &mut self.rng),
+            _ => {
+                let delay = self.backoff.delay_after(self.failed, Some(self.before), &mut self.rng)?;
+                self.before = saturating_nanos(delay);
+                Some(delay)
+            }
         }
     }
+}
+
+impl Delays {
+    /// Draws at most `longest` nanoseconds, to spread those that were all told one delay.
+    pub(crate) fn spread(&mut self, longest: u64) -> u64 {
+        self.rng.up_to(longest)
+    }
+}
+
+/// Returns what `base` has doubled to after so many failures, at most `max`.
+fn doubled(base: u64, failed: u32, max: u64) -> u64 {
+    let doubled = match failed.saturating_sub(1) {
+        doublings @ 0..64 => u128::from(base) << doublings,
+        _ => u128::MAX,
+    };
+    doubled.min(u128::from(max)) as u64
 }
 
 const MINUTE: u64 = 60_000_000_000;
@@ -246,8 +290,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_never_exceeds_the_cap(base in 1u64.., max: u64, attempts in 1u32..2_000, seed: u64, jitter in 0..3) {
-            let jitter = [Jitter::None, Jitter::Equal, Jitter::Full][jitter as usize];
+        fn jitter_never_exceeds_the_cap(
+            base in prop_oneof![1u64.., 1u64..1_000],
+            max in prop_oneof![any::<u64>(), 0u64..1_000],
+            attempts in 1u32..2_000,
+            seed: u64,
+            jitter in prop::sample::select(vec![Jitter::None, Jitter::Equal, Jitter::Full, Jitter::Decorrelated]),
+        ) {
             let exponential = Exponential::new(Duration::from_nanos(base))
                 .max(Duration::from_nanos(max)).attempts(attempts).jitter(jitter);
             let delays: Vec<_> = Backoff::from(exponential).delays(seed).collect();
@@ -255,6 +304,15 @@ mod tests {
             prop_assert!(delays.iter().all(|delay| *delay <= Duration::from_nanos(max)));
             if jitter == Jitter::Equal {
                 prop_assert!(delays.iter().all(|delay| *delay >= Duration::from_nanos(base.min(max) / 2)));
+            }
+            if jitter == Jitter::Decorrelated {
+                let shortest = Duration::from_nanos(base.min(max));
+                prop_assert!(delays.iter().all(|delay| *delay >= shortest));
+                let mut before = shortest;
+                for delay in delays {
+                    prop_assert!(delay <= before.saturating_mul(3), "{:?} after {:?}", delay, before);
+                    before = delay;
+                }
             }
         }
     }
@@ -268,12 +326,34 @@ mod tests {
     }
 
     #[test]
+    fn decorrelated_delays_grow_and_do_not_gather_at_the_cap() {
+        let second = Duration::from_secs(1);
+        let backoff = Exponential::new(Duration::from_millis(10)).max(second).attempts(12);
+        let backoff = Backoff::from(backoff.jitter(Jitter::Decorrelated));
+        let all: Vec<Vec<_>> = (0..1_000).map(|seed| backoff.delays(seed).collect()).collect();
+        let mean = |number: usize| all.iter().map(|delays| delays[number]).sum::<Duration>() / 1_000;
+        assert!(mean(0) < Duration::from_millis(22) && mean(0) > Duration::from_millis(18));
+        assert!(mean(10) > 10 * mean(0), "{:?}", mean(10));
+        let at_the_cap = all.iter().filter(|delays| delays[10] > second * 99 / 100).count();
+        assert!(at_the_cap < 50, "{at_the_cap} of 1,000 wait for the cap");
+    }
+
+    #[test]
+    #[should_panic(expected = "jitter: decorrelated needs delays that grow")]
+    fn decorrelated_delays_that_cannot_grow_are_refused() {
+        let _ = Constant::new(Duration::from_secs(1)).jitter(Jitter::Decorrelated);
+    }
+
+    #[test]
     fn no_attempt_number_overflows() {
-        let forever = Exponential::new(Duration::MAX).max(Duration::MAX).attempts(u32::MAX);
-        let mut delays = Backoff::from(forever.jitter(Jitter::None)).delays(0);
-        delays.failed = u32::MAX - 2;
-        assert!(delays.next().is_some());
-        assert_eq!(delays.next(), None);
-        assert_eq!(delays.next(), None);
+        for jitter in [Jitter::None, Jitter::Equal, Jitter::Full, Jitter::Decorrelated] {
+            let forever = Exponential::new(Duration::MAX).max(Duration::MAX).attempts(u32::MAX);
+            let mut delays = Backoff::from(forever.jitter(jitter)).delays(0);
+            assert!((0..2_000).all(|_| delays.next().is_some()));
+            delays.failed = u32::MAX - 2;
+            assert!(delays.next().is_some());
+            assert_eq!(delays.next(), None);
+            assert_eq!(delays.next(), None);
+        }
     }
 }

@@ -69,6 +69,25 @@ pub enum Event {
         /// How long until the next one.
         delay: Duration,
     },
+    /// A retry lets a failed result stand, or a hedge makes no further copy.
+    GaveUp {
+        /// How many attempts or copies were made.
+        attempts: u16,
+        /// What kept it from making another.
+        why: GiveUp,
+    },
+    /// A hedge makes a further copy of a call.
+    Hedged {
+        /// The number of the copy, from 2.
+        copy: u16,
+        /// How long the call has waited for the copy before; zero if that failed.
+        delay: Duration,
+    },
+    /// One of several copies of a call gave the result, and the others were dropped.
+    HedgeWon {
+        /// The number of the copy, from 1 for the call itself.
+        copy: u16,
+    },
     /// A call ran out of time.
     TimedOut(TimedOut),
     /// A failure was replaced by something else.
@@ -82,6 +101,22 @@ pub enum Event {
     },
     /// A fault, a delay or an answer was put in place of what would have happened.
     Injected,
+}
+
+/// What keeps a failed call from being made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GiveUp {
+    /// As many attempts were made as the backoff allows.
+    Attempts,
+    /// The next attempt would start too late: past the call's deadline, or [`max_elapsed`](crate::Retry::max_elapsed).
+    Time,
+    /// The dependency asked to wait longer than [`max_wait`](crate::Retry::max_wait).
+    MaxWait,
+    /// The [`RetryBudget`](crate::RetryBudget) is used up.
+    Budget,
+    /// The call may be made only once.
+    Once,
 }
 
 /// Hears what primitives do: each call, each change of state. Closures `Fn(&str, Event)` are observers, and so is an

@@ -16,6 +16,7 @@ mod sync;
 
 mod backoff;
 mod clock;
+mod histogram;
 mod window;
 
 mod call;
@@ -52,7 +53,7 @@ pub mod design {}
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
 pub use error::{BadSetting, Error, Reason, Rejected, TimedOut};
-pub use event::{Event, Observer, Outcome, State};
+pub use event::{Event, GiveUp, Observer, Outcome, State};
 
 // Ground.
 pub use hash::stable_hash;
@@ -61,6 +62,7 @@ pub use park::block_on;
 // Time.
 pub use backoff::{Backoff, Constant, Delays, Exponential, Jitter};
 pub use clock::{Clock, Sleep, TimeSource};
+pub use histogram::Histogram;
 
 // Admission.
 pub use acquire::{Acquire, WaitUpTo};
@@ -83,6 +85,6 @@ pub use keyed::{At, Keyed};
 
 // Composition.
 pub use policy::{
-    Always, Answer, Blocking, Chaos, Fail, Failover, Fallback, Fault, Gated, Inject, Instead, Once, Policy,
-    Replace, Retry, Timeout,
+    Always, Answer, Blocking, Chaos, Fail, Failover, Fallback, Fault, Gated, Hedge, Inject, Instead, Once,
+    Policy, Replace, Retry, RetryBudget, Timeout,
 };

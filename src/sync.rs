@@ -27,6 +27,10 @@ mod real {
         atomic.into_inner()
     }
 
+    pub(crate) const fn zeroes<const N: usize>() -> [AtomicU64; N] {
+        [const { AtomicU64::new(0) }; N]
+    }
+
     /// Lets the winner of a race finish before the next round.
     #[cold]
     #[inline(never)]
@@ -109,6 +113,10 @@ mod modelled {
 
     pub(crate) fn parallelism() -> usize {
         1
+    }
+
+    pub(crate) fn zeroes<const N: usize>() -> [AtomicU64; N] {
+        std::array::from_fn(|_| AtomicU64::new(0))
     }
 
     /// loom's mutex, without poisoning.

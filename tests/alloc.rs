@@ -9,8 +9,9 @@ use std::cell::Cell;
 
 use floodwall::{
     Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Chaos,
-    CircuitBreaker, Clock, Exponential, Failover, FixedWindow, Gate, LatencyShed, LoadShed, Policy,
-    PriorityBucket, Retry, SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on, headers,
+    CircuitBreaker, Clock, Exponential, Failover, FixedWindow, Gate, Hedge, Histogram, LatencyShed, LoadShed,
+    Policy, PriorityBucket, Retry, RetryBudget, SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on,
+    headers,
 };
 use support::{millis, nanos, secs};
 
@@ -91,6 +92,63 @@ fn a_call_that_has_to_wait_and_retry_allocates_nothing_in_tokio() {
         assert!(stack.call(fail).await.is_err());
         assert_eq!(ALLOCATIONS.get() - before, 0);
     });
+}
+
+#[test]
+fn hedged_calls_and_budgets_allocate_nothing() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let budget = std::sync::Arc::new(RetryBudget::of_calls(10.0));
+    let stack = (
+        Retry::new(Exponential::new(millis(1)).attempts(3)).budget(budget.clone()),
+        Hedge::at_quantile(0.9).between(millis(1), millis(20)).max(2).budget(budget.clone()),
+        Hedge::after(millis(30)).budget(std::sync::Arc::new(RetryBudget::of_running(1.0))),
+        Bulkhead::new(64),
+    );
+    let ready = || {
+        let result = block_on(stack.call(|| async { Ok::<_, ()>(42) }));
+        assert_eq!(result, Ok(42));
+    };
+    ready();
+    assert_eq!(allocations(|| (0..1_000).for_each(|_| ready())), 0);
+
+    let copies = Cell::new(0);
+    let copies = std::sync::Mutex::new(copies);
+    let slow = || async {
+        let copy = {
+            let copies = copies.lock().unwrap();
+            copies.set(copies.get() + 1);
+            copies.get()
+        };
+        // A failure, then a copy that is too slow, then one that is not.
+        match copy % 3 {
+            0 => return Err(()),
+            1 => tokio::time::sleep(millis(100)).await,
+            _ => tokio::time::sleep(millis(5)).await,
+        }
+        Ok::<_, ()>(())
+    };
+    runtime.block_on(async {
+        let _ = stack.call(slow).await;
+        let before = ALLOCATIONS.get();
+        for _ in 0..20 {
+            assert!(stack.call(slow).await.is_ok());
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+    });
+    assert!(copies.lock().unwrap().get() > 30, "copies were made");
+}
+
+#[test]
+fn a_histogram_allocates_nothing() {
+    let (histogram, other) = (Histogram::new(), Histogram::new());
+    let all = || {
+        histogram.record(millis(3));
+        histogram.merge(&other);
+        assert!(histogram.quantile(0.99).is_some());
+        assert!(histogram.clone().buckets().count() == 1);
+    };
+    assert_eq!(allocations(|| (0..100).for_each(|_| all())), 0);
 }
 
 #[test]
@@ -238,6 +296,12 @@ fn the_future_of_five_policies_is_small() {
     let future = stack.call(|| async { Ok::<_, std::io::Error>(42) });
     let size = size_of_val(&future);
     println!("a call through five policies: {size} bytes");
+    assert!(size <= 1_024, "{size} bytes");
+
+    let hedged = (Hedge::after(millis(1)), Bulkhead::new(1));
+    let future = hedged.call(|| async { Ok::<_, std::io::Error>(42) });
+    let size = size_of_val(&future);
+    println!("a hedged call through one gate: {size} bytes");
     assert!(size <= 1_024, "{size} bytes");
 
     let gates = (Bulkhead::new(1), TokenBucket::per_second(1), CircuitBreaker::builder().build());

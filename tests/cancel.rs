@@ -3,13 +3,14 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 
 use floodwall::{
     Acquire, AdaptiveConcurrency, AdaptiveThrottle, Bulkhead, Call, Chaos, CircuitBreaker, Clock, Constant,
-    Error, Failover, Fallback, Gate, Jitter, LatencyShed, LoadShed, Policy, Retry, State, Timeout,
-    TokenBucket, block_on,
+    Error, Failover, Fallback, Gate, Hedge, Jitter, LatencyShed, LoadShed, Policy, Retry, RetryBudget, State,
+    Timeout, TokenBucket, block_on,
 };
 use support::{millis, poll, secs};
 
@@ -83,6 +84,59 @@ fn cancelled_after(polls: usize) -> bool {
 #[test]
 fn a_call_cancelled_at_any_await_point_gives_everything_back() {
     let polls_to_the_end = (0..100).position(cancelled_after).expect("the call ends");
+    assert!(polls_to_the_end > 10, "only {polls_to_the_end} await points were tried");
+}
+
+/// Runs a call whose first attempt fails, and whose second hangs until its further copy answers, under a retry and a
+/// hedge that share a budget; drops it after `polls` polls. Returns whether it had ended by then.
+fn hedged_and_cancelled_after(polls: usize) -> bool {
+    let clock = Clock::manual();
+    let budget = Arc::new(RetryBudget::of_running(0.1).min(2));
+    let bulkhead = Bulkhead::new(3).clock(clock.clone());
+    let breaker = CircuitBreaker::builder().failures(100).clock(clock.clone()).build();
+    let bucket = TokenBucket::per(1, millis(400)).burst(3).clock(clock.clone());
+    let (started, in_flight) = (AtomicU32::new(0), AtomicU32::new(0));
+    let stack = (
+        Timeout::new(secs(60)).clock(clock.clone()),
+        Retry::new(Constant::new(secs(1)).attempts(5)).clock(clock.clone()).budget(budget.clone()),
+        Hedge::after(secs(1)).max(2).clock(clock.clone()).budget(budget.clone()),
+        &breaker,
+        &bulkhead,
+        (&bucket).wait_up_to(secs(30)),
+    );
+    let op = async || {
+        let _here = InFlight::start(&in_flight);
+        let copy = started.fetch_add(1, Ordering::Relaxed) + 1;
+        tokio::task::yield_now().await;
+        match copy {
+            1..=3 => Err(()),
+            4 => std::future::pending().await,
+            copy => Ok(copy),
+        }
+    };
+    let mut call = Box::pin(stack.call(op));
+    let mut ended = false;
+    for _ in 0..polls {
+        if let Poll::Ready(result) = poll(&mut call) {
+            assert_eq!(result, Ok(5));
+            ended = true;
+            break;
+        }
+        clock.advance(millis(250));
+    }
+    drop(call);
+    assert_eq!(in_flight.load(Ordering::Relaxed), 0, "a copy outlived its call");
+    assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0), "a place was lost after {polls} polls");
+    assert_eq!(budget.available(), 2, "the budget lost a place after {polls} polls");
+    assert_eq!(breaker.state(), State::Closed);
+    clock.advance(secs(2));
+    assert_eq!(bucket.available(), 3, "tokens were lost after {polls} polls");
+    ended
+}
+
+#[test]
+fn a_hedged_call_cancelled_at_any_await_point_gives_everything_back() {
+    let polls_to_the_end = (0..100).position(hedged_and_cancelled_after).expect("the call ends");
     assert!(polls_to_the_end > 10, "only {polls_to_the_end} await points were tried");
 }
 
@@ -169,9 +223,11 @@ fn a_failover_cancelled_at_any_await_point_gives_everything_back() {
 fn a_call_that_was_never_polled_took_nothing() {
     let bulkhead = Bulkhead::new(1);
     let bucket = TokenBucket::per_second(1).clock(Clock::manual());
-    let stack = (&bulkhead, &bucket);
+    let budget = Arc::new(RetryBudget::of_running(1.0).min(0));
+    let hedge = Hedge::after(millis(1)).budget(budget.clone());
+    let stack = (hedge, &bulkhead, &bucket);
     drop(stack.call(|| async { Ok::<_, ()>(1) }));
-    assert_eq!((bulkhead.running(), bucket.available()), (0, 1));
+    assert_eq!((bulkhead.running(), bucket.available(), budget.available()), (0, 1, 0));
 }
 
 /// Waits at a gate with two in line before, through every stage of it: not polled, in line, first in line, granted and

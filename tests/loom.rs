@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use floodwall::{
     Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Carry,
-    CircuitBreaker, Clock, Event, Failover, FixedWindow, Gate, Keyed, LoadShed, Outcome, OwnedPermit,
-    SlidingCounter, State, TokenBucket, block_on,
+    CircuitBreaker, Clock, Constant, Event, Failover, FixedWindow, Gate, Hedge, Keyed, LoadShed, Outcome,
+    OwnedPermit, Policy, Retry, RetryBudget, SlidingCounter, State, TokenBucket, block_on,
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -758,5 +758,75 @@ fn one_of_two_calls_passes_while_all_are_kept_back() {
         };
         let mine = u32::from(throttle.try_acquire_for(call).map(|permit| permit.failure()).is_ok());
         assert_eq!(mine + other.join().unwrap(), 1);
+    });
+}
+
+/// Two threads make a call each that fails, and repeat it as long as `budget` lets them. Returns how many further
+/// attempts there were, and how many at most at once.
+fn further_attempts(budget: &Arc<RetryBudget>) -> (u64, u64) {
+    let counts = Arc::new((AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)));
+    let retry = Retry::new(Constant::new(Duration::ZERO).attempts(3)).clock(Clock::manual());
+    let retry = Arc::new(retry.budget(budget.clone()));
+    let fail = |retry: &Retry, (made, running, most): &(AtomicU64, AtomicU64, AtomicU64)| {
+        let _ = retry.call_blocking_with(Call::new(), |call| {
+            if call.attempt > 1 {
+                made.fetch_add(1, Ordering::SeqCst);
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                running.fetch_sub(1, Ordering::SeqCst);
+            }
+            Err::<(), _>(())
+        });
+    };
+    let other = {
+        let (retry, counts) = (retry.clone(), counts.clone());
+        thread::spawn(move || fail(&retry, &counts))
+    };
+    fail(&retry, &counts);
+    other.join().unwrap();
+    (counts.0.load(Ordering::SeqCst), counts.2.load(Ordering::SeqCst))
+}
+
+#[test]
+fn a_budget_of_calls_is_not_overdrawn() {
+    model(|| {
+        // One and twice a quarter, of which some is lost while the budget is full.
+        let budget = Arc::new(RetryBudget::of_calls(0.25).min_per_second(0).burst(1));
+        let (made, _) = further_attempts(&budget);
+        assert_eq!((made, budget.available()), (1, 0));
+    });
+}
+
+#[test]
+fn a_budget_of_running_calls_gives_its_places_out_once_and_gets_them_back() {
+    model(|| {
+        let budget = Arc::new(RetryBudget::of_running(0.1).min(1));
+        let (made, most) = further_attempts(&budget);
+        assert!((2..=4).contains(&made) && most == 1, "{made}, {most} at once");
+        assert_eq!(budget.available(), 1);
+    });
+}
+
+#[test]
+fn no_latency_is_lost_between_slices_of_time() {
+    model(|| {
+        let clock = Clock::manual();
+        let hedge = Hedge::at_quantile(0.5).between(Duration::ZERO, SECOND * 3_600).clock(clock.clone());
+        let hedge = Arc::new(hedge);
+        let call = |hedge: &Hedge| {
+            assert_eq!(block_on(hedge.call(|| async { Ok::<_, ()>(1) })), Ok(1));
+        };
+        let other = {
+            let hedge = hedge.clone();
+            thread::spawn(move || call(&hedge))
+        };
+        let moves = {
+            let clock = clock.clone();
+            thread::spawn(move || clock.advance(SECOND * 30))
+        };
+        call(&hedge);
+        other.join().unwrap();
+        moves.join().unwrap();
+        // Both are needed for it to be more than a guess.
+        assert!(hedge.delay() < SECOND * 3_600);
     });
 }

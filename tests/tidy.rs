@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["event"],
     &["sync"],
     &["hash", "park", "places", "prefetch", "rng", "slab"],
-    &["backoff", "clock", "window"],
+    &["backoff", "clock", "histogram", "window"],
     &["call", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use floodwall::tower::{PolicyFuture, PolicyLayer, PolicyService};
 use floodwall::{
-    Acquire, Bulkhead, Call, Clock, Constant, Error, Fallback, Gate, Policy, Reason, Retry, Timeout,
-    TokenBucket, block_on,
+    Acquire, Bulkhead, Call, Clock, Constant, Error, Fallback, Gate, Hedge, Policy, Reason, Retry,
+    RetryBudget, Timeout, TokenBucket, block_on,
 };
 use probe::{MINUTE, SECOND, copied, fails, poll, poll_ready, probe, retry, send, settle};
 use tower::util::BoxCloneService;
@@ -298,6 +298,38 @@ async fn what_is_neither_clone_nor_sync_moves_through_a_stack() {
     assert_eq!(answer, Ok(Moved(Cell::new(8))));
     let error = tokio::spawn(repeating.oneshot(Moved(Cell::new(0)))).await.unwrap();
     assert_eq!(error, Err(Error::Inner(Moved(Cell::new(0)))));
+}
+
+// Hedges.
+
+#[test]
+fn a_copy_of_a_slow_request_is_sent_to_a_clone_that_was_made_ready() {
+    let (clock, (probe, shared)) = (Clock::manual(), probe());
+    let budget = RetryBudget::of_calls(0.1).clock(clock.clone());
+    let stack = (Hedge::after(SECOND).clock(clock.clone()).budget(budget), Bulkhead::new(2));
+    let mut service = PolicyLayer::repeating(stack, copied).layer(probe);
+    assert!(poll_ready(&mut service).is_ready());
+    shared.answer([Poll::Pending]);
+    let mut call = service.call(7);
+    assert!(settle(call.as_mut()).is_pending());
+    assert_eq!(shared.requests(), [107]);
+    clock.advance(SECOND);
+    assert_eq!(settle(call.as_mut()), Poll::Ready(Ok(107)));
+    assert_eq!(shared.requests(), [107, 107]);
+}
+
+#[test]
+fn a_request_that_cannot_be_copied_is_not_hedged() {
+    let (clock, (probe, shared)) = (Clock::manual(), probe());
+    let hedge = Hedge::after(SECOND).clock(clock.clone());
+    let mut service = PolicyLayer::repeating((hedge,), |_: &u32| None).layer(probe);
+    assert!(poll_ready(&mut service).is_ready());
+    shared.answer([Poll::Pending]);
+    let mut call = service.call(7);
+    assert!(settle(call.as_mut()).is_pending());
+    clock.advance(SECOND);
+    assert!(settle(call.as_mut()).is_pending());
+    assert_eq!(shared.requests(), [7]);
 }
 
 // Calls that do not end.

@@ -1,19 +1,24 @@
 //! Composition: [`Policy`], and the tuples that are stacks.
 
 mod admit;
+mod budget;
 mod chaos;
 mod failover;
 mod fallback;
 mod health;
+mod hedge;
+mod latency;
 mod order;
 mod retry;
 mod stack;
 mod timeout;
 
 pub use admit::Gated;
+pub use budget::RetryBudget;
 pub use chaos::{Answer, Chaos, Fail, Fault, Inject};
 pub use failover::Failover;
 pub use fallback::{Always, Fallback, Instead, Replace};
+pub use hedge::Hedge;
 pub use retry::Retry;
 pub use timeout::Timeout;
 
@@ -37,6 +42,7 @@ use order::Errors;
 /// ( fallback,          answers when all the rest could not
 ///   total timeout,     bounds all that is inside, retries and their delays too
 ///   retry,             makes again all that is inside
+///   hedge,             copies a slow attempt; inside the retry, or it would copy whole series of them
 ///   failover,          asks another alternate
 ///   load shed,         } look at every attempt:
 ///   breaker,           } what refuses without asking anybody stands outside
@@ -214,7 +220,7 @@ pub trait Policy<T: Send, E: Send>: Send + Sync {
 }
 
 /// Policies that run their call at most once, so that [`call_once`](Policy::call_once) can use them: gates,
-/// [`Timeout`], [`Fallback`], [`Chaos`], and stacks of them; not [`Retry`] and [`Failover`].
+/// [`Timeout`], [`Fallback`], [`Chaos`], and stacks of them; not [`Retry`], [`Hedge`] and [`Failover`].
 ///
 /// ```compile_fail
 /// # use std::time::Duration;
@@ -226,13 +232,13 @@ pub trait Policy<T: Send, E: Send>: Send + Sync {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` may run a call more than once",
     label = "a call that can be made only once cannot be repeated",
-    note = "use `call` with an operation that can run again, or leave the retry out of this stack"
+    note = "use `call` with an operation that can run again, or leave the retry or hedge out of this stack"
 )]
 pub trait Once {}
 
 /// Policies whose promise also holds on a plain thread: no `Send` bounds, and `op` may borrow and change what it likes.
 ///
-/// [`Timeout`] is not one: a thread cannot abandon a call that is running.
+/// [`Timeout`] and [`Hedge`] are not: a thread cannot abandon a call that is running.
 ///
 /// ```
 /// use floodwall::{Blocking, Bulkhead, TokenBucket};
@@ -255,7 +261,7 @@ pub trait Once {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot guard a blocking call",
     label = "it would have to abandon a call in flight, which a thread cannot do",
-    note = "take the timeout out of the stack and set the time limit in the driver, or use the async `call`"
+    note = "take the timeout or hedge out of the stack and set a time limit in the driver, or use the async `call`"
 )]
 pub trait Blocking<T, E> {
     /// How it deals with errors: see `Policy::ERRORS`. Leave it as it is.

@@ -6,33 +6,41 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::budget::{Entered, Further, RetryBudget};
 use super::{Blocking, Errors, Policy};
 use crate::backoff::{Backoff, Delays};
 use crate::call::Call;
-use crate::clock::Clock;
-use crate::error::Error;
-use crate::event::{Event, Hook, Observer, Outcome};
+use crate::clock::{Clock, NEVER};
+use crate::error::{Error, saturating_nanos};
+use crate::event::{Event, GiveUp, Hook, Observer, Outcome};
 use crate::judge::{AnyError, Judge, When};
 use crate::rng::Seeds;
 
 /// Makes a call again when it failed, after a delay.
 ///
 /// It repeats your errors and timeouts, and not the rejections of policies further in; [`when`](Retry::when) and
-/// [`judge`](Retry::judge) change that. Told to repeat a rejection or a throttled call, it waits at least as long as
-/// that asked for. It never sleeps past the call's deadline, nor when asked to wait longer than
-/// [`max_wait`](Retry::max_wait): then it returns the last result at once. Calls marked [`once`](Call::once) are not
-/// repeated. Without a delay it yields between attempts.
+/// [`judge`](Retry::judge) change that. Without a delay it yields between attempts.
+///
+/// Told to repeat a rejection or a throttled call, it waits at least as long as that asked for, and up to a quarter
+/// longer, drawn at random: all clients of a server that is down are told the same, and must not come back as one.
+///
+/// It returns the last result at once, and says why in an [`Event::GaveUp`], when the attempts end; when the next
+/// attempt would start past the call's deadline or [`max_elapsed`](Retry::max_elapsed); when it is asked to wait longer
+/// than [`max_wait`](Retry::max_wait); when the [`budget`](Retry::budget) is used up; and for calls marked
+/// [`once`](Call::once).
 ///
 /// # Cancel safety
 ///
-/// Dropping the call drops the attempt, or the sleep, that it is in.
+/// Dropping the call drops the attempt, or the sleep, that it is in, and ends what it holds of a budget.
 ///
 /// # Cost
 ///
-/// Around a call that succeeds, one atomic addition; no clock is read and nothing allocated.
+/// Around a call that succeeds some 20 ns, and what the budget costs if there is one. No clock is read unless there is a
+/// `max_elapsed`, and nothing allocated.
 ///
 /// # Examples
 ///
@@ -54,6 +62,8 @@ pub struct Retry<J = AnyError> {
     backoff: Backoff,
     judge: J,
     max_wait: Duration,
+    max_elapsed: Duration,
+    budget: Option<Arc<RetryBudget>>,
     seeds: Seeds,
     clock: Clock,
     hook: Hook,
@@ -67,6 +77,8 @@ impl Retry {
             backoff: backoff.into(),
             judge: AnyError,
             max_wait: Duration::from_secs(60),
+            max_elapsed: Duration::MAX,
+            budget: None,
             seeds: Seeds::from_entropy(),
             clock: Clock::system(),
             hook: Hook::unnamed(),
@@ -88,16 +100,58 @@ impl<J> Retry<J> {
     }
 
     fn judged<K>(self, judge: K) -> Retry<K> {
-        let Self { backoff, judge: _, max_wait, seeds, clock, hook } = self;
-        Retry { backoff, judge, max_wait, seeds, clock, hook }
+        let Self { backoff, judge: _, max_wait, max_elapsed, budget, seeds, clock, hook } = self;
+        Retry { backoff, judge, max_wait, max_elapsed, budget, seeds, clock, hook }
     }
 
     /// Gives up when a rejection or a throttled call asks to wait longer than `limit`. Default: 1 minute.
     ///
-    /// The delays of the backoff have a cap of their own.
+    /// What is asked for counts, without the quarter that may be drawn on top. The delays of the backoff have a cap of
+    /// their own.
     #[must_use = "returns the changed retry"]
     pub fn max_wait(mut self, limit: Duration) -> Self {
         self.max_wait = limit;
+        self
+    }
+
+    /// Starts no attempt later than `limit` after the first one started. Default: there is no such limit.
+    ///
+    /// It interrupts nothing: a [`Timeout`](crate::Timeout) outside the retry does, and its deadline is kept here too.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Blocking, Constant, Retry};
+    ///
+    /// let millis = Duration::from_millis;
+    /// let retry = Retry::new(Constant::new(millis(10)).attempts(100)).max_elapsed(millis(25));
+    /// let mut attempts = 0;
+    /// let result = retry.call_blocking(|| {
+    ///     attempts += 1;
+    ///     Err::<(), _>("down")
+    /// });
+    /// assert!(result.is_err() && attempts <= 3);
+    /// ```
+    #[must_use = "returns the changed retry"]
+    pub fn max_elapsed(mut self, limit: Duration) -> Self {
+        self.max_elapsed = limit;
+        self
+    }
+
+    /// Takes each further attempt from `budget`, which others may share. Default: there is no budget.
+    ///
+    /// ```
+    /// # use std::{sync::Arc, time::Duration};
+    /// use floodwall::{Constant, Hedge, Retry, RetryBudget};
+    ///
+    /// let budget = Arc::new(RetryBudget::of_calls(0.1));
+    /// let backoff = Constant::new(Duration::from_millis(50));
+    /// let reads = (Retry::new(backoff).budget(budget.clone()), Hedge::after(Duration::from_millis(80)).budget(budget.clone()));
+    /// let writes = (Retry::new(backoff).budget(budget),);
+    /// # let _ = (reads, writes);
+    /// ```
+    #[must_use = "returns the changed retry"]
+    pub fn budget(mut self, budget: impl Into<Arc<RetryBudget>>) -> Self {
+        self.budget = Some(budget.into());
         self
     }
 
@@ -122,13 +176,24 @@ impl<J> Retry<J> {
         self
     }
 
-    /// Returns how long to wait before the next attempt, or `None` if `result` stands.
-    fn next_delay<T, E>(
-        &self,
-        result: &Result<T, Error<E>>,
-        call: Call,
-        delays: &mut Option<Delays>,
-    ) -> Option<Duration>
+    #[inline]
+    fn begin(&self, call: Call) -> Round<'_> {
+        let last_start = match self.max_elapsed {
+            Duration::MAX => NEVER,
+            limit => self.clock.after(limit),
+        };
+        Round {
+            call: call.attempt(1),
+            last_start,
+            delays: None,
+            further: None,
+            _entered: self.budget.as_ref().map(|budget| budget.enter(call)),
+        }
+    }
+
+    /// Returns how long to wait before the next attempt, and turns to that; `None` if `result` stands.
+    #[inline]
+    fn next_delay<'a, T, E>(&'a self, result: &Result<T, Error<E>>, round: &mut Round<'a>) -> Option<Duration>
     where
         J: Judge<T, E>,
     {
@@ -137,18 +202,70 @@ impl<J> Retry<J> {
             Outcome::Throttled { retry_after } => retry_after,
             Outcome::Success | Outcome::Ignored | Outcome::Abandoned => return None,
         };
-        let asked = throttled.max(result.as_ref().err().and_then(Error::retry_after)).unwrap_or_default();
-        if !call.is_repeatable() {
-            return None;
-        }
-        let delays = delays.get_or_insert_with(|| self.backoff.delays_from(self.seeds.next()));
-        let delay = delays.next()?.max(asked);
-        if asked > self.max_wait || call.remaining_on(&self.clock).is_some_and(|left| delay >= left) {
-            return None;
-        }
-        self.hook.emit(Event::Retrying { attempt: call.attempt, delay });
-        Some(delay)
+        let asked = throttled.max(result.as_ref().err().and_then(Error::retry_after));
+        self.after_failure(asked.unwrap_or_default(), round)
     }
+
+    // Out of the way, so that around a call that succeeds there is little to be inlined.
+    #[cold]
+    fn after_failure<'a>(&'a self, asked: Duration, round: &mut Round<'a>) -> Option<Duration> {
+        // The attempt that failed holds nothing any more.
+        round.further = None;
+        let attempt = round.call.attempt;
+        match self.decide(asked, round) {
+            Ok(delay) => {
+                self.hook.emit(Event::Retrying { attempt, delay });
+                round.call = round.call.attempt(attempt.saturating_add(1));
+                Some(delay)
+            }
+            Err(why) => {
+                self.hook.emit(Event::GaveUp { attempts: attempt, why });
+                None
+            }
+        }
+    }
+
+    fn decide<'a>(&'a self, asked: Duration, round: &mut Round<'a>) -> Result<Duration, GiveUp> {
+        if !round.call.is_repeatable() {
+            return Err(GiveUp::Once);
+        }
+        let delays = round.delays.get_or_insert_with(|| self.backoff.delays_from(self.seeds.next()));
+        let delay = saturating_nanos(delays.next().ok_or(GiveUp::Attempts)?);
+        if asked > self.max_wait {
+            return Err(GiveUp::MaxWait);
+        }
+        let asked = saturating_nanos(asked);
+        let mut delay = delay.max(asked);
+        let mut spread = asked / 4;
+        let deadline = round.call.deadline;
+        if deadline != NEVER || round.last_start != NEVER {
+            // An attempt at the deadline itself is of no use, one at the last start is.
+            let start = self.clock.nanos().saturating_add(delay);
+            if start > round.last_start || start >= deadline && deadline != NEVER {
+                return Err(GiveUp::Time);
+            }
+            // What is drawn on top must not end what would have been in time, nor take all that is left.
+            spread = spread.min((deadline.min(round.last_start) - start) / 2);
+        }
+        if asked > 0 {
+            delay = delay.max(asked.saturating_add(delays.spread(spread)));
+        }
+        if let Some(budget) = &self.budget {
+            round.further = Some(budget.try_take().ok_or(GiveUp::Budget)?);
+        }
+        Ok(Duration::from_nanos(delay))
+    }
+}
+
+/// One call on its way through the attempts.
+struct Round<'a> {
+    /// As the next attempt sees it.
+    call: Call,
+    /// When the last attempt may start, by `max_elapsed`.
+    last_start: u64,
+    delays: Option<Delays>,
+    further: Option<Further<'a>>,
+    _entered: Option<Entered<'a>>,
 }
 
 impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Retry<J> {
@@ -159,18 +276,16 @@ impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Retry<J> {
         F: Fn(Call) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, Error<E>>> + Send,
     {
-        let mut call = call.attempt(1);
-        let mut delays = None;
+        let mut round = self.begin(call);
         loop {
-            let result = next(call).await;
-            let Some(delay) = self.next_delay(&result, call, &mut delays) else { return result };
+            let result = next(round.call).await;
+            let Some(delay) = self.next_delay(&result, &mut round) else { return result };
             drop(result);
             if delay.is_zero() {
                 yield_now().await;
             } else {
                 self.clock.sleep(delay).await;
             }
-            call = call.attempt(call.attempt.saturating_add(1));
         }
     }
 }
@@ -182,14 +297,12 @@ impl<T, E, J: Judge<T, E>> Blocking<T, E> for Retry<J> {
     where
         F: FnMut(Call) -> Result<T, Error<E>>,
     {
-        let mut call = call.attempt(1);
-        let mut delays = None;
+        let mut round = self.begin(call);
         loop {
-            let result = next(call);
-            let Some(delay) = self.next_delay(&result, call, &mut delays) else { return result };
+            let result = next(round.call);
+            let Some(delay) = self.next_delay(&result, &mut round) else { return result };
             drop(result);
             self.clock.sleep_blocking(delay);
-            call = call.attempt(call.attempt.saturating_add(1));
         }
     }
 }

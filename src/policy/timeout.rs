@@ -39,6 +39,24 @@ use crate::setters::setters;
 /// let result = floodwall::block_on(timeout.call(|| std::future::pending::<Result<(), ()>>()));
 /// assert!(matches!(result, Err(Error::TimedOut(t)) if t.after() == Duration::from_millis(1)));
 /// ```
+///
+/// In total and for each attempt, by its place in the stack:
+///
+/// ```
+/// # use std::time::Duration;
+/// use floodwall::{Constant, Policy, Retry, Timeout};
+///
+/// let millis = Duration::from_millis;
+/// let stack = (
+///     Timeout::new(millis(2_000)),
+///     Retry::new(Constant::new(Duration::ZERO)),
+///     Timeout::new(millis(1)),
+/// );
+/// let answer = stack.call_with(floodwall::Call::new(), |call| async move {
+///     if call.attempt == 1 { std::future::pending().await } else { Ok::<_, ()>(call.attempt) }
+/// });
+/// assert_eq!(floodwall::block_on(answer), Ok(2));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Timeout {
     limit: Duration,

@@ -3,6 +3,7 @@
 mod admit;
 mod breaker;
 mod harness;
+mod hedge;
 mod keyed;
 mod limit;
 mod stack;
@@ -21,6 +22,7 @@ const AREAS: &[(&str, Cases)] = &[
     ("keyed", keyed::cases),
     ("breaker", breaker::cases),
     ("stack", stack::cases),
+    ("hedge", hedge::cases),
 ];
 
 const USAGE: &str = "\
