@@ -288,6 +288,21 @@ mod latency {
     }
 
     #[test]
+    fn a_cold_start_sheds_nobody_before_a_slice_is_over() {
+        let clock = Clock::manual();
+        let gate = LatencyShed::above(millis(100)).clock(clock.clone());
+        for _ in 0..4 {
+            let permits: Vec<_> = (0..50).map(|_| gate.try_acquire().unwrap()).collect();
+            clock.advance(millis(200));
+            permits.into_iter().for_each(Permit::success);
+            assert_eq!(gate.limit(), None);
+        }
+        clock.advance(millis(200));
+        // 200 in the first slice.
+        assert_eq!(gate.limit(), Some(20));
+    }
+
+    #[test]
     fn calls_that_hang_do_not_shed_for_ever_and_one_always_passes() {
         let clock = Clock::manual();
         let gate = overloaded(&clock);
