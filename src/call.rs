@@ -7,8 +7,8 @@ use crate::clock::{self, Clock, NEVER};
 /// What one call asks of the policies on its way: its deadline, cost and priority.
 ///
 /// Every policy sees it, and may tighten it for those further in: a [`Timeout`](crate::Timeout) writes its deadline
-/// into it, [`Retry`](crate::Retry) the number of the attempt. The fields `cost`, `priority` and `attempt` are read
-/// as fields; methods of the same names set them.
+/// into it, [`Retry`](crate::Retry) the number of the attempt, [`Failover`](crate::Failover) the alternate to ask. The
+/// fields `cost`, `priority` and `attempt` are read as fields; methods of the same names set them.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -73,8 +73,8 @@ impl Call {
     /// Ends the call's time at `at`, unless it ends earlier already: a deadline is only ever tightened.
     ///
     /// `at` is an instant of the clock that the stack's policies use. A call whose time is over is refused by what looks
-    /// at the clock anyway: timeouts, rate limits, gates where it would have to wait, a breaker that is not closed. The
-    /// others do not read the clock for it.
+    /// at the clock anyway: timeouts, rate limits, gates that shed, gates where it would have to wait, a breaker that is
+    /// not closed. The others do not read the clock for it.
     #[must_use = "returns the changed call"]
     pub fn deadline(self, at: Instant) -> Self {
         self.tightened(clock::nanos_of(at))
@@ -88,7 +88,8 @@ impl Call {
         self.tightened(Clock::system().after(limit))
     }
 
-    /// Forbids to make this call again: retries and hedges let it through once. For what must not be done twice.
+    /// Forbids to make this call again: retries and hedges let it through once, and a failover asks another alternate
+    /// only if the call did not run. For what must not be done twice.
     #[must_use = "returns the changed call"]
     pub const fn once(mut self) -> Self {
         self.marks |= ONCE;

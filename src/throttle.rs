@@ -171,7 +171,7 @@ impl AdaptiveThrottle {
         }
         // With so many accepted the probability is zero, and so many calls are enough to say so: no need to count on.
         let enough = (refused as f64 / (self.multiplier - 1.0)).ceil() as u64;
-        let accepted = self.window.hot(ACCEPTED, 0, now, enough.max(self.min_calls));
+        let accepted = self.window.hot(ACCEPTED, 0, now, enough);
         rejection_rate(accepted, refused, self.multiplier, self.min_calls)
     }
 

@@ -165,6 +165,8 @@ mod load {
 }
 
 mod latency {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A server in virtual time: `workers` serve calls of 10 ms each, first come first served.
@@ -279,7 +281,7 @@ mod latency {
             // 100 calls in the best slice of 1 s: 10 in 100 ms.
             assert_eq!(gate.limit(), Some(10));
             let call = Call::new().priority(priority);
-            let held: Vec<_> = std::iter::from_fn(|| gate.try_acquire_for(call).ok()).collect();
+            let held: Vec<_> = std::iter::from_fn(|| gate.try_acquire_for(call).ok()).take(1_000).collect();
             assert_eq!((held.len(), gate.running()), (room, room), "priority {priority}");
             let rejected = gate.try_acquire_for(call).unwrap_err();
             assert_eq!((rejected.reason(), rejected.retry_after()), (Reason::Shed, Some(millis(100))));
@@ -288,10 +290,25 @@ mod latency {
     }
 
     #[test]
+    fn a_cold_start_sheds_nobody_before_a_slice_is_over() {
+        let clock = Clock::manual();
+        let gate = LatencyShed::above(millis(100)).clock(clock.clone());
+        for _ in 0..4 {
+            let permits: Vec<_> = (0..50).map(|_| gate.try_acquire().unwrap()).collect();
+            clock.advance(millis(200));
+            permits.into_iter().for_each(Permit::success);
+            assert_eq!(gate.limit(), None);
+        }
+        clock.advance(millis(200));
+        // 200 in the first slice.
+        assert_eq!(gate.limit(), Some(20));
+    }
+
+    #[test]
     fn calls_that_hang_do_not_shed_for_ever_and_one_always_passes() {
         let clock = Clock::manual();
         let gate = overloaded(&clock);
-        let hung: Vec<_> = std::iter::from_fn(|| gate.try_acquire().ok()).collect();
+        let hung: Vec<_> = std::iter::from_fn(|| gate.try_acquire().ok()).take(1_000).collect();
         clock.advance(millis(2_000));
         assert!(gate.try_acquire().is_ok(), "what was slow is long ago");
         assert_eq!(gate.residual(), Some(Residual::InUse));
@@ -352,6 +369,54 @@ mod latency {
                 clock.advance(secs(1));
                 permit.success();
                 assert!(gate.limit().is_none_or(|limit| limit >= 1));
+            }
+        }
+    }
+
+    /// The obvious twin: a log of every call that ended and counts, as (slice, how long it took, whether it was served).
+    fn limit_by_log(log: &[(u64, u64, bool)], now: u64) -> Option<u64> {
+        let current = now / 1_000;
+        let recent: Vec<_> = log.iter().filter(|call| call.0 + 1 >= current).map(|call| call.1).collect();
+        let live = || log.iter().filter(|call| call.0 + 9 >= current);
+        let is_slow = recent.iter().sum::<u64>() > 100 * recent.len() as u64;
+        let is_known = live().any(|call| call.0 < current);
+        let served = |slice| live().filter(|call| call.0 == slice && call.2).count() as u64;
+        let best = (current.saturating_sub(9)..=current).map(served).max()?;
+        (is_slow && is_known).then_some((best / 10).max(1))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A target of 100 ms, and slices of a second, counted in milliseconds.
+        #[test]
+        fn it_admits_what_a_log_of_all_calls_allows(
+            steps in prop::collection::vec((0u64..120, 0usize..30, any::<u8>(), 0u64..4), 1..120),
+        ) {
+            let clock = Clock::manual();
+            let gate = LatencyShed::above(millis(100)).clock(clock.clone());
+            let (mut now, mut log, mut running) = (0, Vec::new(), std::collections::VecDeque::new());
+            for (wait, ends, priority, starts) in steps {
+                // Now and then a long idle time.
+                let wait = if wait == 0 { 5_000 } else { wait };
+                clock.advance(millis(wait));
+                now += wait;
+                for (start, permit) in running.drain(..ends.min(running.len())).collect::<Vec<(u64, Permit<'_>)>>() {
+                    let served = (start + now) % 5 > 0;
+                    if served || now - start > 100 {
+                        log.push((now / 1_000, now - start, served));
+                    }
+                    if served { permit.success() } else { permit.failure() }
+                }
+                let limit = limit_by_log(&log, now);
+                prop_assert_eq!(gate.limit().map(|limit| limit as u64), limit);
+                for _ in 0..starts * 8 {
+                    let room = limit.map(|limit| (limit * (128 + u64::from(priority))).div_ceil(256));
+                    let admitted = gate.try_acquire_for(Call::new().priority(priority));
+                    prop_assert_eq!(admitted.is_ok(), room.is_none_or(|room| (running.len() as u64) < room));
+                    running.extend(admitted.ok().map(|permit| (now, permit)));
+                }
+                prop_assert_eq!(gate.running(), running.len());
             }
         }
     }

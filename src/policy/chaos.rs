@@ -22,8 +22,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// Injects a fault, a delay or an answer into a share of the calls, while it is enabled.
 ///
 /// It does one thing, by one rate: stack several for more. A fault or an answer comes **instead of** the call, which is
-/// then not made; a delay comes before it. It stands for the dependency, so it belongs innermost, just outside the
-/// timeout of one attempt or inside it: outside a policy it would test only what is further out.
+/// then not made; a delay comes before it. It stands for the dependency, so it belongs innermost, inside the timeout of
+/// one attempt too: what stands further in than it does not notice it.
 ///
 /// # Cancel safety
 ///

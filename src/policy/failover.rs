@@ -18,9 +18,10 @@ use crate::judge::{Judge, When};
 
 /// Asks one alternate after the other until one answers, the first one first, and passes over those that failed lately.
 ///
-/// The operation learns from [`Call::alternate`] which one it is to ask. By default every error lets the next one be
-/// asked, rejections included; [`when`](Failover::when) and [`judge`](Failover::judge) choose. When all have failed,
-/// the last error comes out; a rejection only if none of them was asked at all.
+/// The operation learns from [`Call::alternate`] which one it is to ask, so it is called through
+/// [`call_with`](Policy::call_with); a tower service does not see the call, and cannot choose. By default every error
+/// lets the next one be asked, rejections included; [`when`](Failover::when) and [`judge`](Failover::judge) choose. When
+/// all have failed, the last error comes out; a rejection only if none of them was asked at all.
 ///
 /// An alternate that failed **rests**: calls pass it over for [`rest_for`](Failover::rest_for), and twice as long each
 /// time that it fails again, up to [`max_rest`](Failover::max_rest). So a dead primary costs its timeout to one call

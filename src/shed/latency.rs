@@ -172,9 +172,9 @@ struct Slice {
 impl Core {
     /// Admits a call, or says in how many nanoseconds some of those in flight should have ended.
     fn admit(&mut self, priority: u8, now: u64) -> Result<(), u64> {
-        // Normal priority has the limit, the lowest half of it, the highest half more.
+        // Normal priority has the limit, the lowest half of it, the highest half more; each at least 1, as the limit is.
         let room = |limit: u64| (u128::from(limit) * (128 + u128::from(priority))).div_ceil(256) as u64;
-        if self.running > 0 && self.limit(now).is_some_and(|limit| self.running >= room(limit)) {
+        if self.limit(now).is_some_and(|limit| self.running >= room(limit)) {
             return Err(self.target);
         }
         self.running += 1;

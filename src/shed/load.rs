@@ -144,7 +144,9 @@ impl LoadShed {
     fn look(&self, now: u64) {
         // Relaxed: at worst the winner below looks again.
         let is_due = || now >= self.next_look.load(Ordering::Relaxed);
-        if !is_due() || self.looking.swap(1, Ordering::Acquire) == 1 {
+        // Not a swap: who comes second writes nothing, and waits for no cache line.
+        let wins = || self.looking.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if !is_due() || !wins() {
             return;
         }
         /// Lets others look, also if the signal panics.
