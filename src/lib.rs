@@ -85,6 +85,12 @@ pub use keyed::{At, Keyed};
 
 // Composition.
 pub use policy::{
-    Always, Answer, Blocking, Chaos, Fail, Failover, Fallback, Fault, Gated, Hedge, Inject, Instead, Once,
-    Policy, Replace, Retry, RetryBudget, Timeout,
+    Always, Blocking, Chaos, Failover, Fallback, Gated, Hedge, Instead, Once, Policy, Replace, Retry,
+    RetryBudget, Timeout,
 };
+
+pub mod chaos {
+    //! What a [`Chaos`](crate::Chaos) can inject.
+
+    pub use crate::policy::{Answer, Fail, Fault, Inject};
+}

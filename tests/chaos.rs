@@ -12,7 +12,7 @@ use floodwall::{
 use support::{millis, poll, secs};
 
 /// Which of 100 calls fail.
-fn struck(chaos: &Chaos<impl floodwall::Inject<u32, &'static str>>) -> Vec<bool> {
+fn struck(chaos: &Chaos<impl floodwall::chaos::Inject<u32, &'static str>>) -> Vec<bool> {
     (0..100).map(|_| chaos.call_blocking(|| Ok::<_, &'static str>(1)).is_err()).collect()
 }
 
@@ -56,7 +56,7 @@ fn the_same_seed_strikes_the_same_calls() {
 
 #[test]
 fn faults_and_answers_come_instead_of_the_call() {
-    fn ends_with<I: floodwall::Inject<u16, &'static str>>(
+    fn ends_with<I: floodwall::chaos::Inject<u16, &'static str>>(
         chaos: Chaos<I>,
     ) -> Result<u16, Error<&'static str>> {
         chaos.enable();

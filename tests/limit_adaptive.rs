@@ -184,7 +184,7 @@ fn bounds_that_change_move_the_rate_between_them() {
     for (floor, ceiling, rate) in [(1, 50, 50.0), (200, 300, 200.0), (10, 1_000, 100.0), (100, 100, 100.0)] {
         let clock = Clock::manual();
         let limit = AdaptiveRate::between(10, 1_000).start(100).burst(10).aimd(30, 0.3).clock(clock.clone());
-        limit.set_bounds(floor, ceiling).unwrap();
+        limit.set_between(floor, ceiling).unwrap();
         assert_eq!(limit.rate(), rate);
         assert_eq!(spend(&limit, Outcome::Ignored), 10);
         assert_eq!(
@@ -208,7 +208,7 @@ fn calls_from_before_the_bounds_changed_the_rate_say_nothing_about_it() {
         let clock = Clock::manual();
         let limit = limit.clock(clock.clone());
         let old: Vec<_> = (0..50).map(|_| limit.try_acquire().unwrap()).collect();
-        limit.set_bounds(1, 80).unwrap();
+        limit.set_between(1, 80).unwrap();
         assert_eq!(limit.rate(), 80.0);
         clock.advance(secs(2));
         old.into_iter().for_each(|permit| permit.report(THROTTLED));
@@ -225,7 +225,7 @@ fn those_who_wait_are_told_of_changed_bounds() {
     limit.try_acquire().unwrap().success();
     let (mut waiter, mut last) = (Box::pin(limit.acquire()), Box::pin(limit.acquire()));
     assert!(poll(&mut waiter).is_pending() && poll(&mut last).is_pending());
-    limit.set_bounds(10, 1_000).unwrap();
+    limit.set_between(10, 1_000).unwrap();
     clock.advance(millis(100));
     assert!(poll(&mut waiter).is_ready() && poll(&mut last).is_pending());
     clock.advance(millis(100));
@@ -242,10 +242,10 @@ fn bounds_that_make_no_sense_change_nothing() {
         (10.0, f64::NAN, "ceiling: NaN must be at least the floor"),
         (1.0, 2e12, "ceiling: 2000000000000 must be at most 1000000000000"),
     ] {
-        assert_eq!(limit.set_bounds(floor, ceiling).unwrap_err().to_string(), message);
+        assert_eq!(limit.set_between(floor, ceiling).unwrap_err().to_string(), message);
         assert_eq!(limit.rate(), 100.0);
     }
-    limit.set_bounds(0.001, 1e12).unwrap();
+    limit.set_between(0.001, 1e12).unwrap();
     assert_eq!(limit.rate(), 100.0);
 }
 

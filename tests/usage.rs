@@ -259,7 +259,7 @@ fn everything_is_send_sync_and_debug() {
     check::<Timeout>();
     check::<Fallback<u8>>();
     check::<Failover>();
-    check::<Chaos<floodwall::Fault>>();
+    check::<Chaos<floodwall::chaos::Fault>>();
     check::<AdaptiveThrottle>();
     check::<LoadShed>();
     check::<LatencyShed>();

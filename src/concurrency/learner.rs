@@ -194,7 +194,7 @@ impl Learner {
     }
 
     /// Changes the bounds, and the limit if it is outside.
-    pub(super) fn set_bounds(&mut self, floor: u64, ceiling: u64) {
+    pub(super) fn set_between(&mut self, floor: u64, ceiling: u64) {
         (self.floor, self.ceiling) = (floor, ceiling);
         self.set(self.limit);
     }

@@ -319,7 +319,7 @@ impl AdaptiveConcurrency {
     pub fn set_between(&self, floor: usize, ceiling: usize) -> Result<(), BadSetting> {
         let (floor, ceiling) = checked(floor, ceiling)?;
         let mut learner = self.learner.lock();
-        learner.set_bounds(floor, ceiling);
+        learner.set_between(floor, ceiling);
         // Under the lock, so that it is the latest one's; those who wait are served after it.
         self.places.replace_max(learner.max());
         drop(learner);

@@ -303,16 +303,16 @@ impl AdaptiveRate {
     /// use floodwall::{AdaptiveRate, Clock};
     ///
     /// let partner = AdaptiveRate::between(10, 1_000).start(500).clock(Clock::manual());
-    /// partner.set_bounds(10, 200)?;
+    /// partner.set_between(10, 200)?;
     /// assert_eq!(partner.rate(), 200.0);
-    /// assert_eq!(partner.set_bounds(10, 5).unwrap_err().to_string(), "ceiling: 5 must be at least the floor");
+    /// assert_eq!(partner.set_between(10, 5).unwrap_err().to_string(), "ceiling: 5 must be at least the floor");
     /// # Ok::<(), floodwall::BadSetting>(())
     /// ```
     ///
     /// # Errors
     ///
     /// If a bound makes no sense: the one at which the constructor would panic. Nothing is changed then.
-    pub fn set_bounds(&self, floor: impl Into<f64>, ceiling: impl Into<f64>) -> Result<(), BadSetting> {
+    pub fn set_between(&self, floor: impl Into<f64>, ceiling: impl Into<f64>) -> Result<(), BadSetting> {
         let (floor, ceiling) = (floor.into(), ceiling.into());
         check_bounds(floor, ceiling)?;
         let now = self.bucket.clock.nanos();
