@@ -233,8 +233,8 @@ impl Health {
     fn lengthen_row(&self, generation: u64) -> u64 {
         let longer = |word: u64| match word & GENERATION {
             current if current == generation => Some(word + 1),
-            // That of a later generation is not this one's.
-            other if (generation.wrapping_sub(other) as i64) < 0 => None,
+            // That of a later generation is not this one's. Generations wrap, and only a little later is later.
+            other if other.wrapping_sub(generation) >> GENERATION_SHIFT <= 64 => None,
             _ => Some(generation + 1),
         };
         match self.row.fetch_update(Ordering::Relaxed, Ordering::Relaxed, longer) {
@@ -309,6 +309,31 @@ const fn epoch(generation: u64) -> u8 {
 #[cfg(all(test, not(floodwall_loom)))]
 mod tests {
     use super::*;
+
+    /// A thread that was interrupted between its look at the generation and its count.
+    #[test]
+    fn a_row_is_not_taken_by_an_earlier_generation() {
+        let health = Health::new(Watched {
+            failures: Some(3),
+            failure_rate: None,
+            slow: None,
+            abandoned_rate: None,
+            min_calls: 1,
+            window: Duration::from_secs(10),
+            last_calls: None,
+        });
+        // Generations wrap.
+        for generation in [0x80_0000u64, 0xff_fffe, 0xff_ffff, 1, 2] {
+            let generation = generation << GENERATION_SHIFT;
+            let earlier = generation.wrapping_sub(1 << GENERATION_SHIFT);
+            assert_eq!(health.lengthen_row(generation), 1);
+            assert_eq!(health.lengthen_row(earlier), 0);
+            health.end_row(earlier);
+            assert_eq!(health.lengthen_row(generation), 2);
+            health.end_row(generation);
+            assert_eq!(health.lengthen_row(generation), 1);
+        }
+    }
 
     /// One that stops too early takes its own thread's successes for all.
     #[test]
