@@ -176,6 +176,21 @@ mod slow_calls {
         assert_eq!(breaker.state(), State::Open);
     }
 
+    /// Quarters are 250 ms: what has started at the end of one has not run for all of it.
+    #[test]
+    fn a_call_that_runs_is_not_slow_before_its_time() {
+        let clock = Clock::manual();
+        let breaker = builder(&clock).slow_calls(secs(1), 0.5).min_calls(2).build();
+        clock.advance(millis(249));
+        let _hung = [breaker.try_acquire().unwrap(), breaker.try_acquire().unwrap()];
+        clock.advance(millis(751));
+        succeed(&breaker);
+        clock.advance(millis(249));
+        succeed(&breaker);
+        clock.advance(millis(1));
+        assert!(breaker.try_acquire().is_err());
+    }
+
     #[test]
     fn calls_that_hang_for_ever_do_not_open_it_again_once_it_has_closed() {
         let clock = Clock::manual();
