@@ -170,13 +170,13 @@ mod slow_calls {
             hung.extend(permit);
             refused
         });
-        // From one second on, at most a quarter later for each of: knowing it, and looking.
-        assert!((1_000..=1_500).contains(&tripped.unwrap()), "{tripped:?}");
+        // From one second on, and at most a quarter later.
+        assert!((1_000..=1_252).contains(&tripped.unwrap()), "{tripped:?}");
         hung.into_iter().for_each(Permit::failure);
         assert_eq!(breaker.state(), State::Open);
     }
 
-    /// Quarters are 250 ms: what has started at the end of one has not run for all of it.
+    /// Quarters are 250 ms, and some nanoseconds: what has started at the end of one has not run for all of it.
     #[test]
     fn a_call_that_runs_is_not_slow_before_its_time() {
         let clock = Clock::manual();
@@ -187,7 +187,7 @@ mod slow_calls {
         succeed(&breaker);
         clock.advance(millis(249));
         succeed(&breaker);
-        clock.advance(millis(1));
+        clock.advance(millis(2));
         assert!(breaker.try_acquire().is_err());
     }
 

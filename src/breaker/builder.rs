@@ -197,9 +197,9 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// Opens when this share of the calls took at least `after`, however they ended. Default: slowness does not matter.
+    /// Opens when this share of the calls took at least `after`, however they ended (unless that is to be ignored). Default: slowness does not matter.
     ///
-    /// Calls that still run count too, from `after` and at most half as much again on: a dependency that answers nobody
+    /// Calls that still run count too, from `after` and at most a quarter as much again on: a dependency that answers nobody
     /// is found out before the first caller gives up, as soon as another one comes. Half-open, a slow probe has failed.
     /// How long a call took is known to a millionth.
     ///
