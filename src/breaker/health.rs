@@ -17,8 +17,8 @@ use crate::window::Window;
 pub(super) struct Health {
     /// Failures in a row: `generation << 40 | failures`.
     row: AtomicU64,
-    /// When something went wrong last in this generation; 0: never.
-    pub(super) last_bad: AtomicU64,
+    /// When something went wrong last in this generation, or up to `slack` before; 0: never.
+    last_bad: AtomicU64,
     /// `u64::MAX`: no matter how many.
     pub(super) failures: AtomicU64,
     /// Shares, as bits; infinite: no matter how many.
@@ -117,7 +117,9 @@ impl Health {
             Outcome::Abandoned if self.abandoned_rate.is_finite() => ABANDONED,
             Outcome::Abandoned => return false,
         } | if is_slow { SLOW } else { 0 };
-        let row = if kinds & FAILED != 0 { self.lengthen_row(generation) } else { 0 };
+        let most = self.failures.load(Ordering::Relaxed);
+        // Where it does not matter it is not written: others read the line.
+        let row = if kinds & FAILED != 0 && most < u64::MAX { self.lengthen_row(generation) } else { 0 };
         if outcome == Outcome::Success {
             self.end_row(generation);
         }
@@ -144,10 +146,26 @@ impl Health {
         if kinds == 0 {
             return false;
         }
-        self.last_bad.store(now.max(1), Ordering::Relaxed);
+        let last_bad = self.last_bad.load(Ordering::Relaxed);
+        if last_bad == 0 || now.saturating_sub(last_bad) > self.slack() {
+            self.last_bad.store(now.max(1), Ordering::Relaxed);
+        }
         // Of two that count in different words and then look at all, at least the second to pass here sees both.
         fence(Ordering::SeqCst);
-        row >= self.failures.load(Ordering::Relaxed) || self.is_bad(generation, now)
+        row >= most || self.is_bad(generation, now)
+    }
+
+    /// By how much the last bad end may be later than is written: not each of them writes.
+    const fn slack(&self) -> u64 {
+        self.window / 10
+    }
+
+    /// Returns until when something that counts may be remembered; 0 if nothing is.
+    pub(super) fn remembers_until(&self) -> u64 {
+        match self.last_bad.load(Ordering::Relaxed) {
+            0 => 0,
+            at => at.saturating_add(self.slack()).saturating_add(self.window),
+        }
     }
 
     /// Whether a rate is too high. Only a bad end can raise one, or a call that does not end.
