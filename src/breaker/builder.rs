@@ -242,7 +242,7 @@ impl CircuitBreakerBuilder {
     ///
     /// A call is abandoned when its permit is dropped without a report: a caller that changed its mind, the slower one of
     /// a hedged pair. Some are normal and say nothing; but when nearly all are (0.9, say), the dependency does not answer.
-    /// They count for the failure rate, and in half-open for nothing.
+    /// They count for the failure rate (0.5 if none is set), and in half-open for nothing.
     ///
     /// # Panics
     ///
