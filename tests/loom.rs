@@ -544,6 +544,25 @@ fn racing_probes_are_no_more_than_allowed_and_open_it_once() {
     });
 }
 
+#[test]
+fn a_call_that_races_a_closing_is_admitted_or_told_to_wait() {
+    model(|| {
+        let clock = Clock::manual();
+        let breaker = CircuitBreaker::builder().failures(1).open_for(SECOND).probes(1).clock(clock.clone());
+        let breaker = Arc::new(breaker.build());
+        breaker.try_acquire().unwrap().failure();
+        clock.advance(SECOND);
+        let probe = OwnedPermit::try_acquire(breaker.clone()).unwrap();
+        let closes = thread::spawn(move || probe.success());
+        match breaker.try_acquire() {
+            Ok(permit) => permit.success(),
+            Err(rejected) => assert!(rejected.retry_after() > Some(Duration::ZERO)),
+        }
+        closes.join().unwrap();
+        assert_eq!(breaker.state(), State::Closed);
+    });
+}
+
 /// A call too many that seems to run would be overdue for ever.
 #[test]
 fn calls_that_run_are_counted_up_and_down_while_the_clock_moves() {

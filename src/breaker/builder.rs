@@ -197,9 +197,9 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// Opens when this share of the calls took at least `after`, however they ended. Default: slowness does not matter.
+    /// Opens when this share of the calls took at least `after`, however they ended (unless that is to be ignored). Default: slowness does not matter.
     ///
-    /// Calls that still run count too, from `after` and at most half as much again on: a dependency that answers nobody
+    /// Calls that still run count too, from `after` and at most a quarter as much again on: a dependency that answers nobody
     /// is found out before the first caller gives up, as soon as another one comes. Half-open, a slow probe has failed.
     /// How long a call took is known to a millionth.
     ///
@@ -242,7 +242,7 @@ impl CircuitBreakerBuilder {
     ///
     /// A call is abandoned when its permit is dropped without a report: a caller that changed its mind, the slower one of
     /// a hedged pair. Some are normal and say nothing; but when nearly all are (0.9, say), the dependency does not answer.
-    /// They count for the failure rate, and in half-open for nothing.
+    /// They count for the failure rate (0.5 if none is set), and in half-open for nothing.
     ///
     /// # Panics
     ///

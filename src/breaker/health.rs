@@ -17,8 +17,8 @@ use crate::window::Window;
 pub(super) struct Health {
     /// Failures in a row: `generation << 40 | failures`.
     row: AtomicU64,
-    /// When something went wrong last in this generation; 0: never.
-    pub(super) last_bad: AtomicU64,
+    /// When something went wrong last in this generation, or up to `slack` before; 0: never.
+    last_bad: AtomicU64,
     /// `u64::MAX`: no matter how many.
     pub(super) failures: AtomicU64,
     /// Shares, as bits; infinite: no matter how many.
@@ -117,7 +117,9 @@ impl Health {
             Outcome::Abandoned if self.abandoned_rate.is_finite() => ABANDONED,
             Outcome::Abandoned => return false,
         } | if is_slow { SLOW } else { 0 };
-        let row = if kinds & FAILED != 0 { self.lengthen_row(generation) } else { 0 };
+        let most = self.failures.load(Ordering::Relaxed);
+        // Where it does not matter it is not written: others read the line.
+        let row = if kinds & FAILED != 0 && most < u64::MAX { self.lengthen_row(generation) } else { 0 };
         if outcome == Outcome::Success {
             self.end_row(generation);
         }
@@ -144,10 +146,26 @@ impl Health {
         if kinds == 0 {
             return false;
         }
-        self.last_bad.store(now.max(1), Ordering::Relaxed);
+        let last_bad = self.last_bad.load(Ordering::Relaxed);
+        if last_bad == 0 || now.saturating_sub(last_bad) > self.slack() {
+            self.last_bad.store(now.max(1), Ordering::Relaxed);
+        }
         // Of two that count in different words and then look at all, at least the second to pass here sees both.
         fence(Ordering::SeqCst);
-        row >= self.failures.load(Ordering::Relaxed) || self.is_bad(generation, now)
+        row >= most || self.is_bad(generation, now)
+    }
+
+    /// By how much the last bad end may be later than is written: not each of them writes.
+    const fn slack(&self) -> u64 {
+        self.window / 10
+    }
+
+    /// Returns until when something that counts may be remembered; 0 if nothing is.
+    pub(super) fn remembers_until(&self) -> u64 {
+        match self.last_bad.load(Ordering::Relaxed) {
+            0 => 0,
+            at => at.saturating_add(self.slack()).saturating_add(self.window),
+        }
     }
 
     /// Whether a rate is too high. Only a bad end can raise one, or a call that does not end.
@@ -233,8 +251,8 @@ impl Health {
     fn lengthen_row(&self, generation: u64) -> u64 {
         let longer = |word: u64| match word & GENERATION {
             current if current == generation => Some(word + 1),
-            // That of a later generation is not this one's.
-            other if (generation.wrapping_sub(other) as i64) < 0 => None,
+            // That of a later generation is not this one's. Generations wrap, and only a little later is later.
+            other if other.wrapping_sub(generation) >> GENERATION_SHIFT <= 64 => None,
             _ => Some(generation + 1),
         };
         match self.row.fetch_update(Ordering::Relaxed, Ordering::Relaxed, longer) {
@@ -309,6 +327,31 @@ const fn epoch(generation: u64) -> u8 {
 #[cfg(all(test, not(floodwall_loom)))]
 mod tests {
     use super::*;
+
+    /// A thread that was interrupted between its look at the generation and its count.
+    #[test]
+    fn a_row_is_not_taken_by_an_earlier_generation() {
+        let health = Health::new(Watched {
+            failures: Some(3),
+            failure_rate: None,
+            slow: None,
+            abandoned_rate: None,
+            min_calls: 1,
+            window: Duration::from_secs(10),
+            last_calls: None,
+        });
+        // Generations wrap.
+        for generation in [0x80_0000u64, 0xff_fffe, 0xff_ffff, 1, 2] {
+            let generation = generation << GENERATION_SHIFT;
+            let earlier = generation.wrapping_sub(1 << GENERATION_SHIFT);
+            assert_eq!(health.lengthen_row(generation), 1);
+            assert_eq!(health.lengthen_row(earlier), 0);
+            health.end_row(earlier);
+            assert_eq!(health.lengthen_row(generation), 2);
+            health.end_row(generation);
+            assert_eq!(health.lengthen_row(generation), 1);
+        }
+    }
 
     /// One that stops too early takes its own thread's successes for all.
     #[test]

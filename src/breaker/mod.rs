@@ -53,7 +53,8 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 /// too slow.
 ///
 /// One for each host, in bounded memory, is [`Keyed`](crate::Keyed)'s work: see the last example. A breaker that has
-/// counted a failure asks to be remembered for a `window`'s time after it, an open one until its time is over.
+/// counted a failure asks to be remembered for a `window`'s time after it and a tenth more, an open one until its time is
+/// over.
 ///
 /// [`ramp_up`]: CircuitBreakerBuilder::ramp_up
 /// [`abandoned_rate`]: CircuitBreakerBuilder::abandoned_rate
@@ -467,12 +468,9 @@ impl Gate for CircuitBreaker {
                 Phase::Closed => {}
             }
         }
-        match self.health.last_bad.load(Ordering::Relaxed) {
+        match self.health.remembers_until() {
             0 => None,
-            at => {
-                let over = at.saturating_add(self.health.window);
-                (over > self.clock.nanos()).then(|| until(over))
-            }
+            at => (at > self.clock.nanos()).then(|| until(at)),
         }
     }
 }
