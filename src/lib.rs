@@ -70,7 +70,7 @@ pub use gate::{Gate, OwnedPermit, Permit, Residual, Ticket};
 pub use judge::{AnyError, Judge, Judged, When};
 
 // Primitives.
-pub use breaker::{CallCounts, CircuitBreaker, CircuitBreakerBuilder, Mode, Thresholds};
+pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
 pub use concurrency::AdaptiveConcurrency;
 pub use limit::{

@@ -31,11 +31,14 @@ mod real {
         [const { AtomicU64::new(0) }; N]
     }
 
-    /// Lets the winner of a race finish before the next round.
+    /// Lets the winner of a race go on for some microseconds, before the next round.
+    ///
+    /// A line that changes its owner costs more than a hundred calls that do not: threads that take turns in runs are
+    /// faster, all of them, than threads that alternate (figures in the design notes).
     #[cold]
     #[inline(never)]
     pub(crate) fn back_off() {
-        for _ in 0..64 {
+        for _ in 0..256 {
             std::hint::spin_loop();
         }
     }

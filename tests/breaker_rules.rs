@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use floodwall::{
-    Backoff, Call, CircuitBreaker, CircuitBreakerBuilder, Clock, Event, Exponential, Gate, Jitter, Keyed,
-    Mode, Outcome, OwnedPermit, Permit, Policy, Reason, Residual, State,
+    Backoff, BreakerMode, Call, CircuitBreaker, CircuitBreakerBuilder, Clock, Event, Exponential, Gate,
+    Jitter, Keyed, Outcome, OwnedPermit, Permit, Policy, Reason, Residual, State,
 };
 use support::{millis, nanos, poll, secs};
 
@@ -564,13 +564,13 @@ mod by_hand {
         let breaker = builder(&clock).failures(2).open_for(secs(5)).build();
         fail(&breaker);
         let running = breaker.try_acquire().unwrap();
-        breaker.set_mode(Mode::ForcedOpen);
+        breaker.set_mode(BreakerMode::ForcedOpen);
         clock.advance(secs(60));
         let rejected = breaker.try_acquire().unwrap_err();
         assert_eq!((rejected.reason(), rejected.retry_after()), (Reason::CircuitOpen, Some(secs(5))));
-        assert_eq!((breaker.state(), breaker.mode()), (State::Open, Mode::ForcedOpen));
+        assert_eq!((breaker.state(), breaker.mode()), (State::Open, BreakerMode::ForcedOpen));
         assert_eq!(breaker.residual(), Some(Residual::InUse));
-        breaker.set_mode(Mode::Automatic);
+        breaker.set_mode(BreakerMode::Automatic);
         running.failure();
         fail(&breaker);
         assert_eq!(breaker.state(), State::Closed);
@@ -583,11 +583,11 @@ mod by_hand {
         let clock = Clock::manual();
         let breaker = builder(&clock).failures(2).build();
         (0..2).for_each(|_| fail(&breaker));
-        breaker.set_mode(Mode::Disabled);
+        breaker.set_mode(BreakerMode::Disabled);
         (0..10).for_each(|_| fail(&breaker));
         let running = breaker.try_acquire().unwrap();
         assert_eq!(breaker.state(), State::Closed);
-        breaker.set_mode(Mode::Automatic);
+        breaker.set_mode(BreakerMode::Automatic);
         fail(&breaker);
         running.failure();
         assert_eq!(breaker.state(), State::Closed);
@@ -606,7 +606,7 @@ mod by_hand {
                 }
             })
             .build();
-        breaker.set_mode(Mode::MetricsOnly);
+        breaker.set_mode(BreakerMode::MetricsOnly);
         (0..10).for_each(|_| fail(&breaker));
         assert_eq!(breaker.state(), State::Open);
         clock.advance(secs(5));
@@ -628,7 +628,13 @@ mod by_hand {
             }
         });
         let breaker = breaker.build();
-        for mode in [Mode::ForcedOpen, Mode::ForcedOpen, Mode::Disabled, Mode::Automatic, Mode::MetricsOnly] {
+        for mode in [
+            BreakerMode::ForcedOpen,
+            BreakerMode::ForcedOpen,
+            BreakerMode::Disabled,
+            BreakerMode::Automatic,
+            BreakerMode::MetricsOnly,
+        ] {
             breaker.set_mode(mode);
         }
         breaker.reset();
@@ -674,7 +680,7 @@ mod by_hand {
     fn thresholds_that_make_no_sense_are_named_and_change_nothing() {
         let breaker = builder(&Clock::manual()).failures(3).build();
         let good = breaker.thresholds();
-        let bad = |change: fn(&mut floodwall::Thresholds)| {
+        let bad = |change: fn(&mut floodwall::BreakerThresholds)| {
             let mut thresholds = good;
             change(&mut thresholds);
             breaker.set_thresholds(thresholds).unwrap_err().to_string()

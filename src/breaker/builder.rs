@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::health::{Calls, Health, Watched, bits};
 use super::machine::{Machine, Phase, next};
-use super::{CircuitBreaker, Growth, Mode};
+use super::{BreakerMode, CircuitBreaker, Growth};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::{BadSetting, absurd, saturating_nanos};
@@ -16,7 +16,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 /// What of a [`CircuitBreaker`] can be changed while it is used: see [`CircuitBreaker::set_thresholds`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Thresholds {
+pub struct BreakerThresholds {
     /// It opens after so many failures in a row; `None`: they do not matter.
     pub failures: Option<u32>,
     /// It opens when this share of the calls failed; `None`: that does not matter.
@@ -31,7 +31,7 @@ pub struct Thresholds {
     pub probes: u32,
 }
 
-impl Thresholds {
+impl BreakerThresholds {
     pub(super) fn check(&self) -> Result<(), BadSetting> {
         let at_least_1 = [
             ("failures", self.failures.map_or(1, u64::from)),
@@ -65,11 +65,11 @@ fn share(setting: &str, rate: f64) -> f64 {
 
 impl CircuitBreaker {
     /// Returns the thresholds that hold now.
-    pub fn thresholds(&self) -> Thresholds {
+    pub fn thresholds(&self) -> BreakerThresholds {
         let machine = self.machine.lock();
         let rules = self.health.rules();
         let slow_rate = f64::from_bits(self.health.slow_rate.load(Ordering::Relaxed));
-        Thresholds {
+        BreakerThresholds {
             failures: u32::try_from(rules.failures).ok(),
             failure_rate: Some(rules.failure_rate).filter(|rate| rate.is_finite()),
             slow_rate: Some(slow_rate).filter(|rate| rate.is_finite()),
@@ -99,8 +99,8 @@ impl CircuitBreaker {
     ///
     /// If one makes no sense: one at which its setter would panic, or a rate of what this breaker was not built to count.
     /// Nothing is changed then.
-    pub fn set_thresholds(&self, thresholds: Thresholds) -> Result<(), BadSetting> {
-        let Thresholds { failures, failure_rate, slow_rate, min_calls, open_for, probes } = thresholds;
+    pub fn set_thresholds(&self, thresholds: BreakerThresholds) -> Result<(), BadSetting> {
+        let BreakerThresholds { failures, failure_rate, slow_rate, min_calls, open_for, probes } = thresholds;
         thresholds.check()?;
         if let (Some(rate), Calls::No) = (failure_rate, &self.health.calls) {
             return Err(BadSetting::real("failure_rate", rate, "needs a breaker that was built with one"));
@@ -417,7 +417,7 @@ impl CircuitBreakerBuilder {
             probes: self.probes,
             probe_failure_rate: self.probe_failure_rate,
             ramp_up: self.ramp_up,
-            mode: Mode::Automatic,
+            mode: BreakerMode::Automatic,
             generation: next(0),
             phase: Phase::Closed,
             trips: 0,

@@ -11,7 +11,7 @@
 //! 4. Once the probes have failed it admits nobody and cannot close, until the caller has opened it. That is a step
 //!    of its own, since the open time may come from the user's code, which must not run under the lock.
 
-use super::Mode;
+use super::BreakerMode;
 use crate::event::State;
 
 /// `generation << 40`; the bits below are the control word's flags, or the ticket's round and start.
@@ -29,7 +29,7 @@ pub(super) struct Machine {
     pub(super) probe_failure_rate: f64,
     /// Closes when so many calls have succeeded in half-open.
     pub(super) ramp_up: u32,
-    pub(super) mode: Mode,
+    pub(super) mode: BreakerMode,
     /// Shifted to its place. Never 0: tickets that do not count have that.
     pub(super) generation: u64,
     pub(super) phase: Phase,
@@ -160,9 +160,9 @@ impl Machine {
     }
 
     /// Enters a mode. What overrides the machine starts it anew, before and after.
-    pub(super) fn set_mode(&mut self, mode: Mode, now: u64) -> Change {
+    pub(super) fn set_mode(&mut self, mode: BreakerMode, now: u64) -> Change {
         let from = self.state(now);
-        let overrides = |mode| matches!(mode, Mode::ForcedOpen | Mode::Disabled);
+        let overrides = |mode| matches!(mode, BreakerMode::ForcedOpen | BreakerMode::Disabled);
         let anew = mode != self.mode && (overrides(mode) || overrides(self.mode));
         self.mode = mode;
         if anew {
@@ -175,8 +175,8 @@ impl Machine {
     /// The state that a call would meet at `now`.
     pub(super) fn state(&self, now: u64) -> State {
         match (self.mode, &self.phase) {
-            (Mode::ForcedOpen, _) => State::Open,
-            (Mode::Disabled, _) => State::Closed,
+            (BreakerMode::ForcedOpen, _) => State::Open,
+            (BreakerMode::Disabled, _) => State::Closed,
             (_, Phase::Open { until }) if now >= *until => State::HalfOpen,
             (_, phase) => phase.state(),
         }

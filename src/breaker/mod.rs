@@ -26,7 +26,7 @@ mod running;
 
 use std::time::Duration;
 
-pub use self::builder::{CircuitBreakerBuilder, Thresholds};
+pub use self::builder::{BreakerThresholds, CircuitBreakerBuilder};
 use self::health::Health;
 use self::machine::{Change, GENERATION, Machine, Phase, Step};
 use crate::backoff::Backoff;
@@ -133,7 +133,7 @@ struct Growth {
 /// Whether a [`CircuitBreaker`] decides by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Mode {
+pub enum BreakerMode {
     /// It does.
     #[default]
     Automatic,
@@ -206,25 +206,25 @@ impl CircuitBreaker {
     }
 
     /// Returns whether it decides by itself.
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> BreakerMode {
         self.machine.lock().mode
     }
 
-    /// Lets it decide by itself, or not. Default: [`Mode::Automatic`].
+    /// Lets it decide by itself, or not. Default: [`BreakerMode::Automatic`].
     ///
     /// Calls that were admitted before it was forced open or disabled, or after, are not counted; it comes out of both
     /// closed and as new.
     ///
     /// ```
-    /// use floodwall::{CircuitBreaker, Gate, Mode};
+    /// use floodwall::{BreakerMode, CircuitBreaker, Gate};
     ///
     /// let breaker = CircuitBreaker::builder().build();
-    /// breaker.set_mode(Mode::ForcedOpen);
+    /// breaker.set_mode(BreakerMode::ForcedOpen);
     /// assert!(breaker.try_acquire().is_err());
-    /// breaker.set_mode(Mode::Automatic);
+    /// breaker.set_mode(BreakerMode::Automatic);
     /// assert!(breaker.try_acquire().is_ok());
     /// ```
-    pub fn set_mode(&self, mode: Mode) {
+    pub fn set_mode(&self, mode: BreakerMode) {
         let now = self.clock.nanos();
         self.change(|machine| machine.set_mode(mode, now));
     }
@@ -259,10 +259,10 @@ impl CircuitBreaker {
             Phase::HalfOpen(_) => (HALF_OPEN, 0),
         };
         let (mode, until) = match machine.mode {
-            Mode::Automatic => (0, until),
-            Mode::ForcedOpen => (FORCED_OPEN, machine.open_for),
-            Mode::Disabled => (DISABLED, until),
-            Mode::MetricsOnly => (METRICS_ONLY, until),
+            BreakerMode::Automatic => (0, until),
+            BreakerMode::ForcedOpen => (FORCED_OPEN, machine.open_for),
+            BreakerMode::Disabled => (DISABLED, until),
+            BreakerMode::MetricsOnly => (METRICS_ONLY, until),
         };
         let watches = if self.health.slow.is_some() { WATCHES_STARTS } else { 0 };
         let control = machine.generation | phase | mode | watches;
@@ -462,7 +462,7 @@ impl Gate for CircuitBreaker {
             let machine = self.machine.lock();
             match machine.phase {
                 // It was told what to do, which no time ends.
-                _ if machine.mode != Mode::Automatic => return Some(Residual::InUse),
+                _ if machine.mode != BreakerMode::Automatic => return Some(Residual::InUse),
                 Phase::HalfOpen(_) => return Some(Residual::InUse),
                 Phase::Open { until: at } => return Some(until(at)),
                 Phase::Closed => {}

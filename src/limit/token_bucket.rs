@@ -32,8 +32,10 @@ use crate::sync::{Mutex, OnceLock, back_off, const_fn};
 /// one of them leaves, those behind it move up.
 ///
 /// Rates are exact: in a time `t` a bucket admits at most `burst + rate × t`, without drift, however long it runs and
-/// however often it is asked. Time is counted in units of a token's 2ⁿth part, at most two nanoseconds of flow each
-/// (more only where the burst is so large that they would not fit); a bucket may be one unit early.
+/// however often it is asked. Most are so to the nanosecond: all whose tokens per nanosecond are a fraction with a
+/// numerator of at most 65,536, such as any number per second up to that. Others count time in units of a token's 2ⁿth
+/// part, at most two nanoseconds of flow each (more only where the burst is so large that they would not fit), and may be
+/// one unit early.
 ///
 /// # Which limiter to choose
 ///
