@@ -1,6 +1,6 @@
 //! An axum service behind a wall: so many requests at once, so many per second, and so much time for each.
 //!
-//! `cargo ex axum_service` starts it on a port of the loopback, sends it more than it can bear, prints what came back
+//! `cargo run --example axum_service` starts it on a port of the loopback, sends it more than it can bear, prints what came back
 //! and why, and ends. The router and the error handler come first: start from them.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! An API gateway: a limit for each client by its plan, and one for all, in which better plans come first.
 //!
-//! `cargo ex api_gateway` starts it on a port of the loopback, lets clients of three plans ask for more than it gives,
+//! `cargo run --example api_gateway` starts it on a port of the loopback, lets clients of three plans ask for more than it gives,
 //! prints what each plan got, and ends. The gateway comes first: start from it.
 
 use std::collections::BTreeMap;
