@@ -559,6 +559,23 @@ fn a_pause_holds_everybody_and_then_lets_them_go_in_turn() {
     assert!(bucket.try_acquire().is_err());
 }
 
+/// In the finest units the count of this rate ends after six and a half days.
+#[test]
+fn a_debt_or_a_pause_after_days_without_a_call_is_kept() {
+    let clock = Clock::manual();
+    let bucket = || TokenBucket::per_second(4_093).burst(10).clock(clock.clone());
+    let (charged, paused) = (bucket(), bucket());
+    clock.advance(secs(10 * 86_400));
+    charged.charge(8);
+    assert_eq!(charged.available(), 2);
+    paused.pause_until(clock.now() + secs(5 * 86_400));
+    clock.advance(secs(5 * 86_400 - 1));
+    assert!(paused.try_acquire().is_err());
+    clock.advance(secs(1));
+    assert_eq!(paused.available(), 1);
+    assert!(paused.try_acquire().is_ok());
+}
+
 /// Trap R12. (how, left of 100 after 40 were taken, at half the rate and burst), from bucket4j.
 #[test]
 fn a_changed_rate_neither_mints_nor_destroys_tokens() {

@@ -104,7 +104,7 @@ impl AllOf {
     }
 
     fn take_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        let _turn = self.turn.lock();
+        let turn = self.turn.lock();
         // All are asked before any is charged: whoever is rejected has taken nothing, not even for a moment.
         let mut worst: Option<Rejected> = None;
         for rejected in self.buckets.iter().filter_map(|bucket| bucket.peek_at(call, now).err()) {
@@ -117,14 +117,14 @@ impl AllOf {
         if let Some(rejected) = worst {
             return Err(rejected);
         }
-        for (taken, bucket) in self.buckets.iter().enumerate() {
-            // It fails only if a bucket was charged, paused or slowed down from outside since it was asked.
-            if let Err(rejected) = bucket.take_at(call, now) {
-                self.buckets[..taken].iter().for_each(|bucket| bucket.refund(call.cost));
-                return Err(rejected);
-            }
-        }
-        Ok(())
+        // It fails only if a bucket was charged, paused or slowed down from outside since it was asked.
+        let mut takes = self.buckets.iter().map(|bucket| bucket.take_at(call, now)).enumerate();
+        let failed = takes.find_map(|(taken, result)| Some((taken, result.err()?)));
+        // A refund wakes those who wait, which is not to be done under a lock.
+        drop(turn);
+        let Some((taken, rejected)) = failed else { return Ok(()) };
+        self.buckets[..taken].iter().for_each(|bucket| bucket.refund(call.cost));
+        Err(rejected)
     }
 
     fn permit(&self, call: Call) -> Permit<'_> {
