@@ -559,6 +559,24 @@ fn a_pause_holds_everybody_and_then_lets_them_go_in_turn() {
     assert!(bucket.try_acquire().is_err());
 }
 
+#[test]
+fn who_would_have_to_wait_too_long_at_several_limits_hears_of_the_longest_wait() {
+    let both = AllOf::new([
+        TokenBucket::per_second(1).name("second"),
+        TokenBucket::per(1, secs(3_600)).burst(2).name("hour"),
+    ])
+    .clock(Clock::manual());
+    both.buckets()[1].charge(1);
+    assert!(both.try_acquire().is_ok());
+    let rejected = block_on(both.acquire_within(Call::new(), millis(500))).unwrap_err();
+    assert_eq!((rejected.by(), rejected.retry_after()), ("hour", Some(secs(3_600))));
+    let late = Call::new().cost(1);
+    let rejected = block_on(both.acquire_within(late, secs(10))).unwrap_err();
+    assert_eq!((rejected.by(), rejected.retry_after()), ("hour", Some(secs(3_600))));
+    // The first one has kept nothing of them.
+    assert_eq!(both.buckets()[0].try_acquire().unwrap_err().retry_after(), Some(secs(1)));
+}
+
 /// In the finest units the count of this rate ends after six and a half days.
 #[test]
 fn a_debt_or_a_pause_after_days_without_a_call_is_kept() {

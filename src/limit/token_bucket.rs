@@ -198,11 +198,12 @@ impl TokenBucket {
     ///
     /// What [`try_acquire_for`](Gate::try_acquire_for) would say.
     pub fn peek(&self, call: Call) -> Result<(), Rejected> {
-        self.peek_at(call, self.clock.nanos())
+        self.peek_at(call, 0, self.clock.nanos())
     }
 
-    pub(super) fn peek_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        let decision = self.decide(&self.look(now), now, call, 0);
+    /// The same for one that waits for at most `limit` nanoseconds.
+    pub(super) fn peek_at(&self, call: Call, limit: u64, now: u64) -> Result<(), Rejected> {
+        let decision = self.decide(&self.look(now), now, call, limit);
         decision.map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
