@@ -185,12 +185,15 @@ impl AdaptiveThrottle {
         }
         let next = self.next_pass.load(Ordering::Relaxed);
         let pass = now.saturating_add(PASS_EVERY);
-        // One call passes: whoever finds the time changed was not it. Relaxed: nothing else depends on it.
-        if now >= next
-            && self.next_pass.compare_exchange(next, pass, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            return Ok(());
-        }
+        let next = if now < next {
+            next
+        } else {
+            // One call passes: whoever finds the time changed was not it. Relaxed: nothing else depends on it.
+            match self.next_pass.compare_exchange(next, pass, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(newer) => newer,
+            }
+        };
         self.window.count(REFUSED, 0, now);
         Err(next.saturating_sub(now).clamp(1, PASS_EVERY))
     }

@@ -10,8 +10,8 @@ use std::cell::Cell;
 use floodwall::{
     Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Chaos,
     CircuitBreaker, Clock, Exponential, Failover, FixedWindow, Gate, Hedge, Histogram, LatencyShed, LoadShed,
-    Policy, PriorityBucket, Retry, RetryBudget, SlidingCounter, SlidingLog, Timeout, TokenBucket, block_on,
-    headers,
+    Policy, PriorityBucket, Retry, RetryBudget, SlidingCounter, SlidingLog, Timeout, TokenBucket,
+    TokenBuckets, block_on, headers,
 };
 use support::{millis, nanos, secs};
 
@@ -202,6 +202,19 @@ fn limits_that_adapt_or_are_shared_allocate_nothing() {
             permit.success();
         }
     };
+    assert_eq!(allocations(|| (0..100).for_each(|_| all())), 0);
+}
+
+#[test]
+fn a_known_key_allocates_nothing_even_if_it_is_charged() {
+    let limits = TokenBuckets::<String>::per_second(1_000).max_keys(10);
+    let all = || {
+        limits.try_acquire("alice").unwrap();
+        limits.charge("alice", 2).unwrap();
+        limits.at("alice").try_acquire().unwrap().settle(3);
+        limits.refund("alice", 6);
+    };
+    all();
     assert_eq!(allocations(|| (0..100).for_each(|_| all())), 0);
 }
 

@@ -559,6 +559,41 @@ fn a_pause_holds_everybody_and_then_lets_them_go_in_turn() {
     assert!(bucket.try_acquire().is_err());
 }
 
+#[test]
+fn who_would_have_to_wait_too_long_at_several_limits_hears_of_the_longest_wait() {
+    let both = AllOf::new([
+        TokenBucket::per_second(1).name("second"),
+        TokenBucket::per(1, secs(3_600)).burst(2).name("hour"),
+    ])
+    .clock(Clock::manual());
+    both.buckets()[1].charge(1);
+    assert!(both.try_acquire().is_ok());
+    let rejected = block_on(both.acquire_within(Call::new(), millis(500))).unwrap_err();
+    assert_eq!((rejected.by(), rejected.retry_after()), ("hour", Some(secs(3_600))));
+    let late = Call::new().cost(1);
+    let rejected = block_on(both.acquire_within(late, secs(10))).unwrap_err();
+    assert_eq!((rejected.by(), rejected.retry_after()), ("hour", Some(secs(3_600))));
+    // The first one has kept nothing of them.
+    assert_eq!(both.buckets()[0].try_acquire().unwrap_err().retry_after(), Some(secs(1)));
+}
+
+/// In the finest units the count of this rate ends after six and a half days.
+#[test]
+fn a_debt_or_a_pause_after_days_without_a_call_is_kept() {
+    let clock = Clock::manual();
+    let bucket = || TokenBucket::per_second(4_093).burst(10).clock(clock.clone());
+    let (charged, paused) = (bucket(), bucket());
+    clock.advance(secs(10 * 86_400));
+    charged.charge(8);
+    assert_eq!(charged.available(), 2);
+    paused.pause_until(clock.now() + secs(5 * 86_400));
+    clock.advance(secs(5 * 86_400 - 1));
+    assert!(paused.try_acquire().is_err());
+    clock.advance(secs(1));
+    assert_eq!(paused.available(), 1);
+    assert!(paused.try_acquire().is_ok());
+}
+
 /// Trap R12. (how, left of 100 after 40 were taken, at half the rate and burst), from bucket4j.
 #[test]
 fn a_changed_rate_neither_mints_nor_destroys_tokens() {

@@ -153,6 +153,48 @@ fn a_burst_set_afterwards_leaves_it_cold() {
 }
 
 #[test]
+fn a_warm_up_shorter_than_a_call_takes_ends_all_the_same() {
+    // By the system clock, which goes on while the bucket is asked.
+    let bucket = TokenBucket::per_second(1).burst(1).warm_up(Duration::from_nanos(1));
+    assert!(bucket.try_acquire().is_ok());
+    assert!(bucket.try_acquire().is_err());
+    let other = TokenBucket::per_second(1).burst(1).warm_up(Duration::from_nanos(1));
+    assert_eq!(other.take_up_to(5), 1);
+}
+
+#[test]
+fn what_was_reserved_is_there_also_once_the_bucket_is_cold_again() {
+    let (bucket, clock) = bucket();
+    bucket.take_up_to(30);
+    let first = bucket.reserve(Call::new().cost(5), SECOND).unwrap();
+    let second = bucket.reserve(Call::new().cost(5), SECOND).unwrap();
+    assert!(first.wait() > Duration::ZERO);
+    clock.advance(MINUTE * 10);
+    // Cold, and started anew, while both still have their tokens.
+    assert_eq!(bucket.take_up_to(30), 10);
+    assert_eq!((first.wait(), second.wait()), (Duration::ZERO, Duration::ZERO));
+    assert!(block_on(first.ready()).is_ok());
+    // What flowed past long ago is not given back.
+    drop(second);
+    assert_eq!(bucket.available(), 0);
+}
+
+#[test]
+fn a_long_warm_up_in_the_finest_units_ends() {
+    let (clock, day) = (Clock::manual(), Duration::from_secs(24 * 3_600));
+    for rate in [4_093, 65_521, 999_999_999] {
+        let bucket = TokenBucket::per_second(rate).burst(3).warm_up(day).clock(clock.clone());
+        bucket.take_up_to(3);
+        for _ in 0..30 {
+            // Often enough that it is never cold again.
+            clock.advance(day - SECOND * 10);
+            assert_eq!(bucket.take_up_to(5), 3);
+            assert!(bucket.try_acquire().is_err());
+        }
+    }
+}
+
+#[test]
 fn a_bucket_among_several_warms_up_too() {
     let clock = Clock::manual();
     let both =
@@ -169,9 +211,9 @@ fn a_bucket_among_several_warms_up_too() {
 }
 
 #[test]
-#[should_panic(expected = "warm_up: 40000000000000000 ns must be at most")]
-fn a_warm_up_of_years_is_refused() {
-    let _ = TokenBucket::per_second(1).warm_up(Duration::from_secs(40_000_000));
+#[should_panic(expected = "warm_up: 144000000000000 ns must be at most")]
+fn a_warm_up_of_days_is_refused() {
+    let _ = TokenBucket::per_second(1).warm_up(Duration::from_secs(144_000));
 }
 
 proptest! {

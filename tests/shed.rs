@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use floodwall::{
-    Blocking, Call, Clock, Event, Gate, LatencyShed, LoadShed, Permit, Policy, Reason, Residual, block_on,
+    Blocking, Call, Clock, Event, Gate, LatencyShed, LoadShed, Outcome, Permit, Policy, Reason, Residual,
+    Ticket, block_on,
 };
 use support::{millis, secs};
 
@@ -168,6 +169,15 @@ mod latency {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_ticket_that_somebody_made_up_takes_no_call_away() {
+        let shed = LatencyShed::above(millis(1)).clock(Clock::manual());
+        shed.release(Ticket::new(0, Call::new()), Outcome::Ignored);
+        assert_eq!(shed.running(), 0);
+        let _permit = shed.try_acquire().unwrap();
+        assert_eq!(shed.running(), 1);
+    }
 
     /// A server in virtual time: `workers` serve calls of 10 ms each, first come first served.
     struct Server<'a> {

@@ -200,18 +200,18 @@ fn a_changed_rate_counts_for_all_keys() {
 
 #[test]
 fn a_count_that_nears_its_end_starts_anew_and_loses_nothing() {
-    // 65,521 is prime: as many units flow each nanosecond, and the count lasts for hours.
+    // 4,093 is prime: as many units flow each nanosecond, and the count lasts for days.
     let clock = Clock::manual();
-    let limits = TokenBuckets::<u64>::per(65_521, SECOND).burst(65_521).clock(clock.clone());
-    let bucket = TokenBucket::per(65_521, SECOND).burst(65_521).clock(clock.clone());
-    for hour in 0..30_u32 {
+    let limits = TokenBuckets::<u64>::per(4_093, SECOND).burst(4_093).clock(clock.clone());
+    let bucket = TokenBucket::per(4_093, SECOND).burst(4_093).clock(clock.clone());
+    for half_day in 0..30_u32 {
         for _ in 0..3 {
-            let call = Call::new().cost(60_000 - hour);
+            let call = Call::new().cost(3_700 - half_day);
             assert_eq!(limits.try_acquire_for(&1, call).is_ok(), bucket.try_acquire_for(call).is_ok());
             assert_eq!(limits.available(&1), bucket.available());
             clock.advance(Duration::from_nanos(123_456_789));
         }
-        clock.advance(SECOND * 3_599);
+        clock.advance(SECOND * (12 * 3_600 - 1));
         limits.charge(&1, 7).unwrap();
         bucket.charge(7);
     }

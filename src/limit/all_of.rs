@@ -9,7 +9,7 @@ use super::token_bucket::TokenBucket;
 use crate::acquire::Acquire;
 use crate::call::Call;
 use crate::clock::Clock;
-use crate::error::Rejected;
+use crate::error::{Rejected, saturating_nanos};
 use crate::event::{Event, Hook, Observer, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket};
 use crate::sync::Mutex;
@@ -103,28 +103,31 @@ impl AllOf {
         }
     }
 
-    fn take_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        let _turn = self.turn.lock();
-        // All are asked before any is charged: whoever is rejected has taken nothing, not even for a moment.
+    /// Asks all before any is charged: whoever is rejected has taken nothing, not even for a moment. Returns the
+    /// rejection that would last longest.
+    fn ask(&self, call: Call, limit: u64, now: u64) -> Result<(), Rejected> {
         let mut worst: Option<Rejected> = None;
-        for rejected in self.buckets.iter().filter_map(|bucket| bucket.peek_at(call, now).err()) {
+        for rejected in self.buckets.iter().filter_map(|bucket| bucket.peek_at(call, limit, now).err()) {
             // A rejection without a time is for ever.
             let wait = |rejected: &Rejected| rejected.retry_after().unwrap_or(Duration::MAX);
             if worst.as_ref().is_none_or(|worst| wait(&rejected) > wait(worst)) {
                 worst = Some(rejected);
             }
         }
-        if let Some(rejected) = worst {
-            return Err(rejected);
-        }
-        for (taken, bucket) in self.buckets.iter().enumerate() {
-            // It fails only if a bucket was charged, paused or slowed down from outside since it was asked.
-            if let Err(rejected) = bucket.take_at(call, now) {
-                self.buckets[..taken].iter().for_each(|bucket| bucket.refund(call.cost));
-                return Err(rejected);
-            }
-        }
-        Ok(())
+        worst.map_or(Ok(()), Err)
+    }
+
+    fn take_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
+        let turn = self.turn.lock();
+        self.ask(call, 0, now)?;
+        // It fails only if a bucket was charged, paused or slowed down from outside since it was asked.
+        let mut takes = self.buckets.iter().map(|bucket| bucket.take_at(call, now)).enumerate();
+        let failed = takes.find_map(|(taken, result)| Some((taken, result.err()?)));
+        // A refund wakes those who wait, which is not to be done under a lock.
+        drop(turn);
+        let Some((taken, rejected)) = failed else { return Ok(()) };
+        self.buckets[..taken].iter().for_each(|bucket| bucket.refund(call.cost));
+        Err(rejected)
     }
 
     fn permit(&self, call: Call) -> Permit<'_> {
@@ -172,6 +175,8 @@ impl AllOf {
         let now = self.clock.nanos();
         let mut reservations = Vec::with_capacity(self.buckets.len());
         let turn = self.turn.lock();
+        self.ask(call, saturating_nanos(limit), now)?;
+        // What fails now does so for a full line, or for what has happened to a bucket from outside since it was asked.
         let rejected = self.buckets.iter().find_map(|bucket| match bucket.reserve_at(call, limit, now) {
             Ok(reservation) => {
                 reservations.push(reservation);

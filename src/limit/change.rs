@@ -103,8 +103,15 @@ impl TokenBucket {
     pub(super) fn start_if_cold(&self, seen: &Seen, now: u64) -> bool {
         let cold = seen.rate.cold(seen.full_at, now).is_some();
         if cold {
-            let _line = self.line().lock();
-            self.shared.change(|rate, full_at| rate.cold(full_at, now).unwrap_or((*rate, full_at)));
+            let mut line = self.line().lock();
+            self.shared.change(|rate, full_at| match rate.cold(full_at, now) {
+                Some(cold) => {
+                    // Who still stands there has not looked since the bucket was full, and counts from the old origin.
+                    line.all_are_due();
+                    cold
+                }
+                None => (*rate, full_at),
+            });
         }
         cold
     }

@@ -68,6 +68,15 @@ impl Line {
         self.change(first, change)
     }
 
+    /// Lets what all wait for be there. Nobody has to be woken: for those it concerns, that time has come long ago.
+    pub(super) fn all_are_due(&mut self) {
+        let mut next = self.waiters.first();
+        while let Some(key) = next {
+            next = self.waiters.after(key);
+            self.get_mut(key).next = 0;
+        }
+    }
+
     pub(super) fn first(&mut self) -> Option<&mut Waiter> {
         let first = self.waiters.first()?;
         self.waiters.get_mut(first)

@@ -11,7 +11,7 @@ use crate::error::{BadSetting, absurd, saturating_nanos};
 /// errors cannot add up, and since a token is a whole number of units, rounding units down rounds tokens down as exact
 /// arithmetic would. There are two ways to choose the unit:
 ///
-/// - As for nearly all rates that people write, such that a whole number of units, at most 2^16, flows each nanosecond:
+/// - As for nearly all rates that people write, such that a whole number of units, at most 2^12, flows each nanosecond:
 ///   with `p` tokens in `q` nanoseconds, in lowest terms, `p` units flow and a token has `q`. Nothing is ever rounded.
 /// - Otherwise a token has a power of two of them: the largest at which they come no faster than nanoseconds and the
 ///   burst fits. (Above a token a nanosecond a unit is a whole token.)
@@ -39,13 +39,14 @@ impl Rate {
     const MAX_PERIOD: u64 = 1 << 63;
     const MAX_BURST: u64 = 1 << 58;
     const MAX_PER_NANO: u64 = 1_000;
-    /// How many units may flow per nanosecond if nothing is rounded: so few that a count lasts for hours.
-    const MAX_WHOLE: u64 = 1 << 16;
+    /// How many units may flow per nanosecond if nothing is rounded: so few that a count lasts for days.
+    const MAX_WHOLE: u64 = 1 << 12;
     /// Units after which the origin is moved: with room for a burst and a long line before the `END`.
     const WORN: u64 = 1 << 60;
     /// Where the count of units ends: three bits of its word are for other things.
     pub(super) const END: u64 = 1 << 61;
-    const MAX_WARM_UP: u64 = 1 << 55;
+    /// A warm bucket's origin is at least a warm-up ago: at `MAX_WHOLE` units per nanosecond it is not worn by that alone.
+    const MAX_WARM_UP: u64 = 1 << 47;
 
     /// Checks settings that are written in a program.
     #[track_caller]
@@ -130,7 +131,7 @@ impl Rate {
     pub(super) const fn with_warm_up(self, time: Duration) -> Self {
         let warm_up = saturating_nanos(time);
         if warm_up > Self::MAX_WARM_UP {
-            absurd("warm_up", warm_up, "ns must be at most 2^55 ns (417 days)");
+            absurd("warm_up", warm_up, "ns must be at most 2^47 ns (39 hours)");
         }
         Self { origin: if warm_up > 0 { NEVER } else { 0 }, warm_up, ..self }
     }

@@ -154,7 +154,7 @@ impl TokenBucket {
         ///
         /// # Panics
         ///
-        /// If `time` is over 417 days.
+        /// If `time` is over 39 hours.
         #[track_caller]
         #[must_use = "returns the changed bucket"]
         pub fn warm_up(mut self, time: Duration) -> Self {
@@ -200,11 +200,12 @@ impl TokenBucket {
     ///
     /// What [`try_acquire_for`](Gate::try_acquire_for) would say.
     pub fn peek(&self, call: Call) -> Result<(), Rejected> {
-        self.peek_at(call, self.clock.nanos())
+        self.peek_at(call, 0, self.clock.nanos())
     }
 
-    pub(super) fn peek_at(&self, call: Call, now: u64) -> Result<(), Rejected> {
-        let decision = self.decide(&self.look(now), now, call, 0);
+    /// The same for one that waits for at most `limit` nanoseconds.
+    pub(super) fn peek_at(&self, call: Call, limit: u64, now: u64) -> Result<(), Rejected> {
+        let decision = self.decide(&self.look(now), now, call, limit);
         decision.map(|_| ()).map_err(|refusal| self.rejected(refusal))
     }
 
@@ -255,6 +256,8 @@ impl TokenBucket {
     pub fn charge(&self, tokens: u32) {
         let now = self.clock.nanos();
         self.start_if_cold(&self.shared.read(), now);
+        // Beyond the end of the count a debt would be lost.
+        self.renew(now);
         let mut line = self.line().lock();
         let rate = self.shared.rate();
         let units = rate.units_of(tokens.into());
@@ -263,9 +266,12 @@ impl TokenBucket {
         wake(line, woken);
     }
 
-    /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate.
+    /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate. A pause may end
+    /// after six days, where the rate is such that it is counted in the finest units.
     pub fn pause_until(&self, at: Instant) {
-        self.start_if_cold(&self.shared.read(), self.clock.nanos());
+        let now = self.clock.nanos();
+        self.start_if_cold(&self.shared.read(), now);
+        self.renew(now);
         let mut line = self.line().lock();
         let rate = self.shared.rate();
         let start = rate.flowed(nanos_of(at)).units.saturating_add(rate.burst);
@@ -301,7 +307,7 @@ impl TokenBucket {
                     }
                     back_off();
                 }
-                _ if self.start_if_cold(&seen, now) => {}
+                _ if self.start_if_cold(&seen, now) => return self.take(call, 0, Some(now)).map(drop),
                 _ => match self.decide(&seen, now, call, 0) {
                     Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(()),
                     Ok(_) => {}
@@ -320,7 +326,8 @@ impl TokenBucket {
             let time = now.unwrap_or_else(|| self.clock.nanos());
             let seen = self.shared.read();
             if now.is_none() && self.start_if_cold(&seen, time) {
-                continue;
+                // At the same time: at a later one a short warm-up would be over, and the bucket cold once more.
+                return self.take(call, limit, Some(time));
             }
             match self.decide(&seen, time, call, limit) {
                 Ok(taken) if self.shared.swap(&seen, taken.next) => return Ok(taken),

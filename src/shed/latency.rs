@@ -206,7 +206,8 @@ impl Core {
     }
 
     fn end(&mut self, start: u64, outcome: Outcome, now: u64) {
-        self.running -= 1;
+        // A ticket that somebody made up cannot take it below zero, at which it would shed for ever.
+        self.running = self.running.saturating_sub(1);
         let took = now.saturating_sub(start);
         let served = match outcome {
             Outcome::Success => 1,

@@ -217,7 +217,11 @@ impl<K: Eq + Hash> TokenBuckets<K> {
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
     {
         let (shard, tag) = self.find(key);
-        let (now, key) = (self.clock.nanos(), key.to_owned());
+        let now = self.clock.nanos();
+        if shard.lock().charge_known(tag, key, now, tokens) {
+            return Ok(());
+        }
+        let key = key.to_owned();
         let (decision, _forgotten) = shard.lock().charge(tag, key, now, tokens);
         self.verdict(decision)
     }

@@ -133,16 +133,30 @@ impl<K: Eq> Table<K> {
 
     /// Takes tokens that were used without asking.
     pub(super) fn charge(&mut self, tag: Tag, key: K, now: u64, tokens: u32) -> (Decision, Option<K>) {
-        self.renew(now);
-        let (flowed, units) = (self.rate.flowed(now).units, self.rate.units_of(tokens.into()));
-        let charged = |full_at: u64| full_at.max(flowed).saturating_add(units).min(Rate::END - 1);
-        match self.find(tag, &key).and_then(|place| self.buckets.get_mut(place)) {
-            Some(bucket) => {
-                bucket.full_at = charged(bucket.full_at);
-                (Decision::Taken, Some(key))
-            }
-            None => self.insert(tag, key, charged(0), now),
+        // Others may have met the key since it was not known.
+        if self.charge_known(tag, &key, now, tokens) {
+            return (Decision::Taken, Some(key));
         }
+        let full_at = self.charged(0, now, tokens);
+        self.insert(tag, key, full_at, now)
+    }
+
+    /// The same for a key that is known; returns whether it is.
+    pub(super) fn charge_known<Q>(&mut self, tag: Tag, key: &Q, now: u64, tokens: u32) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        self.renew(now);
+        let Some(place) = self.find(tag, key) else { return false };
+        let full_at = self.buckets.get(place).map_or(0, |bucket| bucket.full_at);
+        let charged = self.charged(full_at, now, tokens);
+        self.buckets.get_mut(place).map(|bucket| bucket.full_at = charged).is_some()
+    }
+
+    fn charged(&self, full_at: u64, now: u64, tokens: u32) -> u64 {
+        let (flowed, units) = (self.rate.flowed(now).units, self.rate.units_of(tokens.into()));
+        full_at.max(flowed).saturating_add(units).min(Rate::END - 1)
     }
 
     /// Gives back tokens that were taken and not used.
