@@ -33,9 +33,9 @@ use crate::sync::{Mutex, OnceLock, back_off, const_fn};
 ///
 /// Rates are exact: in a time `t` a bucket admits at most `burst + rate × t`, without drift, however long it runs and
 /// however often it is asked. Most are so to the nanosecond: all whose tokens per nanosecond are a fraction with a
-/// numerator of at most 4,096, such as any number per second up to that and round ones above. Others count time in units of a token's 2ⁿth
-/// part, at most two nanoseconds of flow each (more only where the burst is so large that they would not fit), and may be
-/// one unit early.
+/// numerator of at most 4,096, such as any number per second up to that, and round ones above. Others count time in units
+/// of a token's 2ⁿth part, at most two nanoseconds of flow each (more only where the burst is so large that they would
+/// not fit), and may be one unit early.
 ///
 /// # Which limiter to choose
 ///
