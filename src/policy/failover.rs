@@ -30,10 +30,13 @@ use crate::judge::{Judge, When};
 /// asked after all, the one whose rest ends first before the others. A rejection further in does not lay an alternate to
 /// rest: it was not asked.
 ///
-/// A second attempt, by a [`Retry`](crate::Retry) or a hedge further out, begins at the second of those that are well:
-/// a hedge outside races two alternates, rather than asking one twice. A [`Timeout`](crate::Timeout) inside bounds each
-/// alternate, one outside bounds them all; nobody is asked after the call's deadline. A call marked
-/// [`once`](Call::once) moves on from a rejection only.
+/// A second attempt, by a [`Retry`](crate::Retry) or a hedge further out, begins at the second of those that are well,
+/// and goes around from there: a hedge outside races two alternates, rather than asking one twice. The one that loses the
+/// race does not rest for it: it may be slow for this call only. One that never answers rests once a copy has waited for
+/// it up to a [`Timeout`](crate::Timeout) inside, so have one; until then each call that asks it first needs its hedge.
+///
+/// A timeout inside bounds each alternate, one outside bounds them all; nobody is asked after the call's deadline. A call
+/// marked [`once`](Call::once) moves on from a rejection only.
 ///
 /// # Cancel safety
 ///
@@ -174,7 +177,7 @@ impl<J> Failover<J> {
     }
 
     fn first(&self, call: Call) -> Asked<'_> {
-        self.memory.ask(call, 0, &self.clock).expect("there is at least one alternate")
+        self.memory.ask(call, 0, 0, &self.clock).expect("there is at least one alternate")
     }
 
     /// Remembers how `asked` did, and picks the next one to ask; `None` if the result stands.
@@ -200,7 +203,7 @@ impl<J> Failover<J> {
         if call.remaining_on(&self.clock).is_some_and(|left| left.is_zero()) {
             return None;
         }
-        let next = self.memory.ask(call, *tried, &self.clock)?;
+        let next = self.memory.ask(call, *tried, from, &self.clock)?;
         self.hook.emit(Event::FailedOver { from: from as u8, to: next.alternate as u8 });
         Some(next)
     }
