@@ -182,7 +182,7 @@ impl Memory {
         self.health.lock().rests(alternate, now)
     }
 
-    /// Picks the alternate to ask. `tried` is the set of those that this attempt has asked, and `last` the last of them.
+    /// Picks the alternate to ask. `tried` is the set of those that this attempt has asked, `last` the last of them.
     pub(super) fn ask<'a>(
         &'a self,
         call: Call,
