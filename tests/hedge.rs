@@ -644,6 +644,9 @@ mod alternates {
         asked: Mutex<Vec<(u16, usize)>>,
     }
 
+    /// What came out of a call, after how many milliseconds, and which copy asked which alternate.
+    type Told = (Result<usize, Error<usize>>, u64, Vec<(u16, usize)>);
+
     impl Origins {
         fn new(does: &[Does]) -> Self {
             let clock = Clock::manual();
@@ -671,8 +674,8 @@ mod alternates {
             if matches!(does, Fails(_)) { Err(alternate) } else { Ok(alternate) }
         }
 
-        /// Makes a hedged call. Returns what came out, after how many milliseconds, and which copy asked which alternate.
-        fn call(&self) -> (Result<usize, Error<usize>>, u64, Vec<(u16, usize)>) {
+        /// Makes a hedged call.
+        fn call(&self) -> Told {
             let stack = self.hedged();
             let mut running = Box::pin(stack.call_with(Call::new(), |call| self.answer(call)));
             for passed in 0..1_000 {
@@ -800,6 +803,26 @@ mod alternates {
         origins.now_does(0, Answers(5));
         assert_eq!(origins.call(), (Ok(0), 5, vec![(1, 0)]));
         assert_eq!(origins.call(), (Ok(0), 5, vec![(1, 0)]), "it is back");
+    }
+
+    /// A copy has failed when all alternates have. So the next one is a retry, and comes out of the budget.
+    #[test]
+    fn when_all_have_failed_a_further_copy_asks_them_all_again_if_the_budget_allows() {
+        let origins = Origins::new(&[Fails(1), Fails(1), Fails(1)]);
+        let (result, took, asked) = origins.call();
+        assert_eq!((result, took), (Err(Error::Inner(2)), 6));
+        assert_eq!(asked, [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]);
+        let budget = RetryBudget::of_calls(0.001).min_per_second(0).burst(1);
+        let stack = (origins.hedged().0.budget(budget), &origins.failover);
+        for asked in [6, 3, 3] {
+            let mut call = Box::pin(stack.call_with(Call::new(), |call| origins.answer(call)));
+            for _ in 0..asked {
+                assert!(poll(&mut call).is_pending());
+                origins.clock.advance(millis(1));
+            }
+            assert_eq!(poll(&mut call), Poll::Ready(Err(Error::Inner(2))));
+            assert_eq!(std::mem::take(&mut *origins.asked.lock().unwrap()).len(), asked);
+        }
     }
 
     #[test]

@@ -31,9 +31,13 @@ use crate::judge::{Judge, When};
 /// rest: it was not asked.
 ///
 /// A second attempt, by a [`Retry`](crate::Retry) or a hedge further out, begins at the second of those that are well,
-/// and goes around from there: a hedge outside races two alternates, rather than asking one twice. The one that loses the
-/// race does not rest for it: it may be slow for this call only. One that never answers rests once a copy has waited for
-/// it up to a [`Timeout`](crate::Timeout) inside, so have one; until then each call that asks it first needs its hedge.
+/// and goes around from there: a hedge outside races two alternates, rather than asking one twice. (Copies do not know of
+/// each other: a first one that fails late goes on down the list, and may come to where the second one waits.) When all
+/// have failed, a further attempt asks them all again: give it a [`RetryBudget`](crate::RetryBudget).
+///
+/// Who loses such a race does not rest for it: it may be slow for this call only. One that never answers rests once a copy
+/// has waited for it up to a [`Timeout`](crate::Timeout) inside, so have one; until then each call that asks it first
+/// needs its hedge.
 ///
 /// A timeout inside bounds each alternate, one outside bounds them all; nobody is asked after the call's deadline. A call
 /// marked [`once`](Call::once) moves on from a rejection only.
