@@ -630,3 +630,210 @@ fn a_percentage_is_not_a_quantile() {
 fn bounds_of_a_fixed_delay_are_refused() {
     let _ = Hedge::after(millis(1)).between(millis(1), millis(2));
 }
+
+/// A hedge outside a failover: the copies of a call race alternates.
+mod alternates {
+    use super::*;
+    use floodwall::Failover;
+
+    /// Alternates, of which each does the same to every call, and a log of who was asked by which copy.
+    struct Origins {
+        clock: Clock,
+        failover: Failover,
+        does: Mutex<Vec<Does>>,
+        asked: Mutex<Vec<(u16, usize)>>,
+    }
+
+    /// What came out of a call, after how many milliseconds, and which copy asked which alternate.
+    type Told = (Result<usize, Error<usize>>, u64, Vec<(u16, usize)>);
+
+    impl Origins {
+        fn new(does: &[Does]) -> Self {
+            let clock = Clock::manual();
+            let failover = Failover::new(does.len()).clock(clock.clone());
+            Self { clock, failover, does: Mutex::new(does.to_vec()), asked: Mutex::default() }
+        }
+
+        fn hedged(&self) -> (Hedge, &Failover) {
+            (Hedge::after(millis(10)).clock(self.clock.clone()), &self.failover)
+        }
+
+        fn now_does(&self, alternate: usize, does: Does) {
+            self.does.lock().unwrap()[alternate] = does;
+        }
+
+        /// Answers with the number of the alternate.
+        async fn answer(&self, call: Call) -> Result<usize, usize> {
+            let alternate = call.alternate();
+            self.asked.lock().unwrap().push((call.attempt, alternate));
+            let does = self.does.lock().unwrap()[alternate];
+            match does {
+                Answers(wait) | Fails(wait) => self.clock.sleep(millis(wait)).await,
+                Hangs => std::future::pending().await,
+            }
+            if matches!(does, Fails(_)) { Err(alternate) } else { Ok(alternate) }
+        }
+
+        /// Makes a hedged call.
+        fn call(&self) -> Told {
+            let stack = self.hedged();
+            let mut running = Box::pin(stack.call_with(Call::new(), |call| self.answer(call)));
+            for passed in 0..1_000 {
+                if let Poll::Ready(result) = poll(&mut running) {
+                    return (result, passed, std::mem::take(&mut *self.asked.lock().unwrap()));
+                }
+                self.clock.advance(millis(1));
+            }
+            panic!("the call does not end");
+        }
+
+        fn resting(&self) -> Vec<usize> {
+            let count = self.does.lock().unwrap().len();
+            (0..count).filter(|alternate| self.failover.is_resting(*alternate)).collect()
+        }
+    }
+
+    #[test]
+    fn a_further_copy_asks_the_next_alternate() {
+        let origins = Origins::new(&[Hangs, Answers(5), Answers(5)]);
+        assert_eq!(origins.call(), (Ok(1), 15, vec![(1, 0), (2, 1)]));
+        let two = (origins.hedged().0.max(2), &origins.failover);
+        origins.now_does(1, Hangs);
+        let mut call = Box::pin(two.call_with(Call::new(), |call| origins.answer(call)));
+        for _ in 0..25 {
+            assert!(poll(&mut call).is_pending());
+            origins.clock.advance(millis(1));
+        }
+        assert_eq!(poll(&mut call), Poll::Ready(Ok(2)));
+        assert_eq!(*origins.asked.lock().unwrap(), [(1, 0), (2, 1), (3, 2)]);
+    }
+
+    #[test]
+    fn copies_pass_over_whoever_rests() {
+        let origins = Origins::new(&[Fails(1), Hangs, Answers(5)]);
+        // The first copy goes on from the failure; the other one meets neither of its two alternates.
+        assert_eq!(origins.call(), (Ok(2), 15, vec![(1, 0), (1, 1), (2, 2)]));
+        assert_eq!(origins.call(), (Ok(2), 15, vec![(1, 1), (2, 2)]));
+        assert_eq!(origins.resting(), [0]);
+    }
+
+    #[test]
+    fn one_that_is_well_is_asked_twice_rather_than_one_that_rests() {
+        let origins = Origins::new(&[Fails(1), Answers(12)]);
+        assert_eq!(origins.call().0, Ok(1));
+        assert_eq!(origins.call(), (Ok(1), 12, vec![(1, 1), (2, 1)]));
+    }
+
+    /// Whoever asks it is slow to hear from it; but so is whoever asks a server that is merely busy.
+    #[test]
+    fn the_loser_of_a_race_does_not_lay_its_alternate_to_rest() {
+        let origins = Origins::new(&[Hangs, Answers(5)]);
+        for _ in 0..20 {
+            assert_eq!(origins.call(), (Ok(1), 15, vec![(1, 0), (2, 1)]));
+            assert_eq!(origins.resting(), [0; 0]);
+        }
+        // Nor where the further copy is the one that loses, though it has moved on from a failure.
+        let origins = Origins::new(&[Answers(14), Fails(2), Hangs]);
+        assert_eq!(origins.call(), (Ok(0), 14, vec![(1, 0), (2, 1), (2, 2)]));
+        assert_eq!(origins.resting(), [1]);
+    }
+
+    /// What does: a timeout inside, which a copy reaches that no other one has overtaken.
+    #[test]
+    fn a_copy_that_runs_out_of_time_lays_its_alternate_to_rest() {
+        let origins = Origins::new(&[Hangs, Answers(25)]);
+        let attempt = Timeout::new(millis(30)).clock(origins.clock.clone());
+        let stack = (origins.hedged().0, &origins.failover, attempt);
+        let mut call = Box::pin(stack.call_with(Call::new(), |call| origins.answer(call)));
+        for _ in 0..35 {
+            assert!(poll(&mut call).is_pending());
+            origins.clock.advance(millis(1));
+        }
+        assert_eq!(poll(&mut call), Poll::Ready(Ok(1)));
+        assert_eq!(*origins.asked.lock().unwrap(), [(1, 0), (2, 1), (1, 1)]);
+        assert_eq!(origins.resting(), [0]);
+    }
+
+    #[test]
+    fn a_further_copy_whose_alternate_fails_goes_on_and_not_back_to_where_the_first_copy_waits() {
+        let origins = Origins::new(&[Hangs, Fails(1), Answers(5)]);
+        assert_eq!(origins.call(), (Ok(2), 16, vec![(1, 0), (2, 1), (2, 2)]));
+        // Around, once there is nobody left further down.
+        let origins = Origins::new(&[Answers(20), Fails(1), Fails(1)]);
+        assert_eq!(origins.call(), (Ok(0), 20, vec![(1, 0), (2, 1), (2, 2), (2, 0)]));
+    }
+
+    #[test]
+    fn a_rest_that_ends_between_two_copies_does_not_make_them_meet() {
+        for alternates in [2, 3] {
+            let origins = Origins::new(&[Fails(0), Answers(30), Answers(5)][..alternates]);
+            assert_eq!(origins.call().0, Ok([1, 2][alternates - 2]));
+            origins.asked.lock().unwrap().clear();
+            origins.now_does(0, Answers(5));
+            // The next call begins just before the rest of one second is over.
+            let began = if alternates == 2 { 30 } else { 15 };
+            origins.clock.advance(secs(1) - millis(began) - millis(5));
+            assert!(origins.failover.is_resting(0));
+            let other = [0, 2][alternates - 2];
+            assert_eq!(origins.call(), (Ok(other), 15, vec![(1, 1), (2, other)]));
+        }
+    }
+
+    #[test]
+    fn a_probe_that_is_overtaken_or_dropped_is_given_back() {
+        let origins = Origins::new(&[Fails(0), Answers(5)]);
+        assert_eq!(origins.call().0, Ok(1));
+        origins.now_does(0, Hangs);
+        origins.clock.advance(secs(1));
+        for _ in 0..3 {
+            // Each one is the probe, and none of them makes the rest longer.
+            assert_eq!(origins.call(), (Ok(1), 15, vec![(1, 0), (2, 1)]));
+        }
+        let stack = origins.hedged();
+        let mut dropped = Box::pin(stack.call_with(Call::new(), |call| origins.answer(call)));
+        assert!(poll(&mut dropped).is_pending());
+        let beside = block_on(
+            origins
+                .failover
+                .call_with(Call::new(), |call| std::future::ready(Ok::<_, usize>(call.alternate()))),
+        );
+        assert_eq!(beside, Ok(1), "one probe at a time");
+        drop(dropped);
+        origins.asked.lock().unwrap().clear();
+        origins.now_does(0, Answers(5));
+        assert_eq!(origins.call(), (Ok(0), 5, vec![(1, 0)]));
+        assert_eq!(origins.call(), (Ok(0), 5, vec![(1, 0)]), "it is back");
+    }
+
+    /// A copy has failed when all alternates have. So the next one is a retry, and comes out of the budget.
+    #[test]
+    fn when_all_have_failed_a_further_copy_asks_them_all_again_if_the_budget_allows() {
+        let origins = Origins::new(&[Fails(1), Fails(1), Fails(1)]);
+        let (result, took, asked) = origins.call();
+        assert_eq!((result, took), (Err(Error::Inner(2)), 6));
+        assert_eq!(asked, [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]);
+        let budget = RetryBudget::of_calls(0.001).min_per_second(0).burst(1);
+        let stack = (origins.hedged().0.budget(budget), &origins.failover);
+        for asked in [6, 3, 3] {
+            let mut call = Box::pin(stack.call_with(Call::new(), |call| origins.answer(call)));
+            for _ in 0..asked {
+                assert!(poll(&mut call).is_pending());
+                origins.clock.advance(millis(1));
+            }
+            assert_eq!(poll(&mut call), Poll::Ready(Err(Error::Inner(2))));
+            assert_eq!(std::mem::take(&mut *origins.asked.lock().unwrap()).len(), asked);
+        }
+    }
+
+    #[test]
+    fn inside_a_failover_both_copies_ask_the_same_alternate() {
+        let origins = Origins::new(&[Hangs, Answers(5)]);
+        let stack = (&origins.failover, origins.hedged().0);
+        let mut call = Box::pin(stack.call_with(Call::new(), |call| origins.answer(call)));
+        for _ in 0..100 {
+            assert!(poll(&mut call).is_pending());
+            origins.clock.advance(millis(1));
+        }
+        assert_eq!(*origins.asked.lock().unwrap(), [(1, 0), (2, 0)]);
+    }
+}

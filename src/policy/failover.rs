@@ -30,10 +30,17 @@ use crate::judge::{Judge, When};
 /// asked after all, the one whose rest ends first before the others. A rejection further in does not lay an alternate to
 /// rest: it was not asked.
 ///
-/// A second attempt, by a [`Retry`](crate::Retry) or a hedge further out, begins at the second of those that are well:
-/// a hedge outside races two alternates, rather than asking one twice. A [`Timeout`](crate::Timeout) inside bounds each
-/// alternate, one outside bounds them all; nobody is asked after the call's deadline. A call marked
-/// [`once`](Call::once) moves on from a rejection only.
+/// A second attempt, by a [`Retry`](crate::Retry) or a hedge further out, begins at the second of those that are well,
+/// and goes around from there: a hedge outside races two alternates, rather than asking one twice. (Copies do not know of
+/// each other: a first one that fails late goes on down the list, and may come to where the second one waits.) When all
+/// have failed, a further attempt asks them all again: give it a [`RetryBudget`](crate::RetryBudget).
+///
+/// Who loses such a race does not rest for it: it may be slow for this call only. One that never answers rests once a copy
+/// has waited for it up to a [`Timeout`](crate::Timeout) inside, so have one; until then each call that asks it first
+/// needs its hedge.
+///
+/// A timeout inside bounds each alternate, one outside bounds them all; nobody is asked after the call's deadline. A call
+/// marked [`once`](Call::once) moves on from a rejection only.
 ///
 /// # Cancel safety
 ///
@@ -174,7 +181,7 @@ impl<J> Failover<J> {
     }
 
     fn first(&self, call: Call) -> Asked<'_> {
-        self.memory.ask(call, 0, &self.clock).expect("there is at least one alternate")
+        self.memory.ask(call, 0, 0, &self.clock).expect("there is at least one alternate")
     }
 
     /// Remembers how `asked` did, and picks the next one to ask; `None` if the result stands.
@@ -200,7 +207,7 @@ impl<J> Failover<J> {
         if call.remaining_on(&self.clock).is_some_and(|left| left.is_zero()) {
             return None;
         }
-        let next = self.memory.ask(call, *tried, &self.clock)?;
+        let next = self.memory.ask(call, *tried, from, &self.clock)?;
         self.hook.emit(Event::FailedOver { from: from as u8, to: next.alternate as u8 });
         Some(next)
     }

@@ -65,16 +65,27 @@ impl Health {
         }
     }
 
-    /// Picks among those that are not in `tried`, a set of bits: the first that does not rest, or `skip` further; else
-    /// the one whose rest ends first.
-    fn pick(&mut self, tried: u64, skip: usize, now: u64) -> Option<Pick> {
+    /// Picks among those that are not in `tried`, a set of bits: the first that does not rest; else the one whose rest
+    /// ends first. `skip` is 0 but for a further attempt: that begins at the `skip`th after the first, and goes around
+    /// from the one that it asked `last`.
+    ///
+    /// An earlier attempt may still run beside a further one, and the two should not meet. So whose rest is over comes
+    /// last for a further one: were it counted in its place, a rest that ends between the two would lead the second to
+    /// where the first one is. And going back to the first alternate would lead it there too.
+    fn pick(&mut self, tried: u64, last: usize, skip: usize, now: u64) -> Option<Pick> {
+        let all = 0..self.alternates.len();
         let left = |number: &usize| tried >> number & 1 == 0;
-        let fit = |number: &usize| self.alternates[*number].is_fit(now);
-        let count = (0..self.alternates.len()).filter(left).filter(fit).count();
-        let alternate = if count > 0 {
-            (0..self.alternates.len()).filter(left).filter(fit).nth(skip % count)?
+        let fit = |number: &usize| left(number) && self.alternates[*number].is_fit(now);
+        let is_over = |number: &usize| self.alternates[*number].rests > 0;
+        let count = all.clone().filter(fit).count();
+        let alternate = if count == 0 {
+            all.filter(left).min_by_key(|number| self.alternates[*number].fit_at())?
+        } else if skip > 0 && tried == 0 {
+            let well = all.clone().filter(fit).filter(|number| !is_over(number));
+            well.chain(all.filter(fit).filter(is_over)).nth(skip % count)?
         } else {
-            (0..self.alternates.len()).filter(left).min_by_key(|number| self.alternates[*number].fit_at())?
+            let from = if skip == 0 { 0 } else { last + 1 };
+            (from..all.end).chain(0..from).find(fit)?
         };
         let chosen = &mut self.alternates[alternate];
         let is_probe = chosen.rests > 0 && chosen.is_fit(now);
@@ -171,17 +182,23 @@ impl Memory {
         self.health.lock().rests(alternate, now)
     }
 
-    pub(super) fn ask<'a>(&'a self, call: Call, tried: u64, clock: &'a Clock) -> Option<Asked<'a>> {
-        // The second attempt of whoever stands further out begins at the second alternate; later asks of one attempt go
-        // down the list.
-        let skip = if tried == 0 { usize::from(call.attempt.saturating_sub(1)) } else { 0 };
+    /// Picks the alternate to ask. `tried` is the set of those that this attempt has asked, `last` the last of them.
+    pub(super) fn ask<'a>(
+        &'a self,
+        call: Call,
+        tried: u64,
+        last: usize,
+        clock: &'a Clock,
+    ) -> Option<Asked<'a>> {
+        // The second attempt of whoever stands further out begins at the second alternate.
+        let skip = usize::from(call.attempt.saturating_sub(1));
         // Acquire, partner of the Release in `hear`: what was asked in an epoch knows what the epoch began with.
         let seen = self.seen.load(Ordering::Acquire);
         let pick = if seen & 1 == 0 && tried == 0 {
             Pick { alternate: skip % self.count, is_probe: false, epoch: seen >> 1 }
         } else {
             let now = clock.nanos();
-            self.health.lock().pick(tried, skip, now)?
+            self.health.lock().pick(tried, last, skip, now)?
         };
         Some(Asked {
             memory: self,

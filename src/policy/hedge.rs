@@ -39,7 +39,8 @@ const COPIES: usize = 3;
 /// nothing is spawned. They have the numbers of attempts: the first that of the call, the next one more.
 ///
 /// Put it outside the limits and the breaker, so that they see each copy, and inside a retry. To a breaker a copy that is
-/// dropped is a call that was abandoned, and counts for nothing.
+/// dropped is a call that was abandoned, and counts for nothing. Outside a [`Failover`](crate::Failover)
+/// each copy begins at another alternate; inside it all ask the same one.
 ///
 /// # Cancel safety
 ///
