@@ -44,7 +44,9 @@ use crate::sync::{Mutex, OnceLock, back_off, const_fn};
 /// # Cost
 ///
 /// One reading of the clock, some arithmetic and one compare-and-swap, repeated when threads collide; a rejection
-/// writes nothing. No lock and no allocation, but for those who wait.
+/// writes nothing. No lock and no allocation, but for those who wait and where a cold bucket starts to warm up. What
+/// changes tokens already taken, [`settle`](Permit::settle), [`refund`](Self::refund) and [`charge`](Self::charge), takes
+/// a lock, which is allocated once.
 ///
 /// # Examples
 ///

@@ -39,7 +39,7 @@ use crate::sync::Mutex;
 ///
 /// One hash (SipHash with a random secret), one reading of the clock and a short critical section in one of up to 4,096
 /// shards. No allocation, but when the table grows, and what a new key allocates itself. Only `Eq` of a key runs under a
-/// lock.
+/// lock, and its `Clone` for [`heaviest`](TokenBuckets::heaviest).
 ///
 /// Memory: `4/3 × (16 + size_of::<K>())` bytes a key, and what it allocates itself: 32 bytes for a `u64`, so 3.2 MB for
 /// 100,000 keys (`tests/keyed_memory.rs`). A shard's table is there twice while it grows; tables do not shrink.
