@@ -374,6 +374,23 @@ mod failover {
     }
 
     #[test]
+    fn a_retry_in_between_does_not_hide_which_attempt_it_is() {
+        let asked = Mutex::new(Vec::new());
+        let twice = || Retry::new(Constant::new(Duration::ZERO).attempts(2));
+        let judge = |_: &Result<(), Error<()>>| Outcome::Failure;
+        let patient = Failover::new(9).when(|_: &Error<()>| false).clock(Clock::manual());
+        let stack = (twice().judge(judge), twice().judge(judge), patient);
+        assert_eq!(
+            stack.call_blocking_with(Call::new(), |call| {
+                asked.lock().unwrap().push((call.attempt, call.alternate()));
+                Ok::<_, ()>(())
+            }),
+            Ok(())
+        );
+        assert_eq!(*asked.lock().unwrap(), [(1, 0), (2, 1), (2, 1), (3, 2)]);
+    }
+
+    #[test]
     fn it_tells_who_took_over() {
         let (sender, events) = mpsc::channel();
         let failover = Failover::new(3)

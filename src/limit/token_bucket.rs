@@ -270,6 +270,8 @@ impl TokenBucket {
 
     /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate. A pause may end
     /// after six days, where the rate is such that it is counted in the finest units.
+    ///
+    /// A pause is a debt: tokens that are given back meanwhile bring its end nearer, and another rate moves it.
     pub fn pause_until(&self, at: Instant) {
         let now = self.clock.nanos();
         self.start_if_cold(&self.shared.read(), now);

@@ -183,7 +183,8 @@ impl<J> Retry<J> {
             limit => self.clock.after(limit),
         };
         Round {
-            call: call.attempt(1),
+            call,
+            first: call.attempt,
             last_start,
             delays: None,
             further: None,
@@ -211,11 +212,11 @@ impl<J> Retry<J> {
     fn after_failure<'a>(&'a self, asked: Duration, round: &mut Round<'a>) -> Option<Duration> {
         // The attempt that failed holds nothing any more.
         round.further = None;
-        let attempt = round.call.attempt;
+        let attempt = round.call.attempt.saturating_sub(round.first).saturating_add(1);
         match self.decide(asked, round) {
             Ok(delay) => {
                 self.hook.emit(Event::Retrying { attempt, delay });
-                round.call = round.call.attempt(attempt.saturating_add(1));
+                round.call = round.call.attempt(round.call.attempt.saturating_add(1));
                 Some(delay)
             }
             Err(why) => {
@@ -259,8 +260,11 @@ impl<J> Retry<J> {
 
 /// One call on its way through the attempts.
 struct Round<'a> {
-    /// As the next attempt sees it.
+    /// As the next attempt sees it. Its number goes on from that of the call: what stands further in must see that a
+    /// hedge or retry further out repeats.
     call: Call,
+    /// The number of the first attempt.
+    first: u16,
     /// When the last attempt may start, by `max_elapsed`.
     last_start: u64,
     delays: Option<Delays>,
