@@ -77,8 +77,12 @@ mod failover {
 
         /// Makes one call; returns who answered.
         fn call(&mut self) -> Result<usize, Error<usize>> {
+            self.call_with(Call::new())
+        }
+
+        fn call_with(&mut self, call: Call) -> Result<usize, Error<usize>> {
             let Self { failover, down, asked, .. } = self;
-            failover.call_blocking_with(Call::new(), |call| {
+            failover.call_blocking_with(call, |call| {
                 asked.push(call.alternate());
                 if *down >> call.alternate() & 1 == 1 { Err(call.alternate()) } else { Ok(call.alternate()) }
             })
@@ -466,11 +470,25 @@ mod failover {
             let (mut twins, mut now) = ([Twin::default(); 4], Duration::ZERO);
             for (down, wait) in steps {
                 origins.down = u64::from(down & 0b1111);
-                let mut expected = Vec::new();
+                let mut call = Call::new();
+                // Half of the calls are first attempts.
+                call.attempt = [1, 1, 1, 1, 2, 2, 3, 4][usize::from(down >> 5)];
+                let mut expected: Vec<usize> = Vec::new();
                 loop {
                     let left = || (0..4usize).filter(|number| !expected.contains(number));
-                    let fit = left().find(|number| twins[*number].until <= now);
-                    let Some(number) = fit.or(left().min_by_key(|number| twins[*number].until)) else { break };
+                    let mut fit: Vec<_> = left().filter(|number| twins[*number].until <= now).collect();
+                    let further = usize::from(call.attempt) - 1;
+                    match expected.last() {
+                        _ if further == 0 || fit.is_empty() => {}
+                        None => {
+                            fit.sort_by_key(|number| twins[*number].rests > 0);
+                            let count = fit.len();
+                            fit.rotate_left(further % count);
+                        }
+                        Some(last) => fit.sort_by_key(|number| number < last),
+                    }
+                    let soonest = left().min_by_key(|number| twins[*number].until);
+                    let Some(number) = fit.first().copied().or(soonest) else { break };
                     expected.push(number);
                     let twin = &mut twins[number];
                     if down >> number & 1 == 0 {
@@ -483,7 +501,7 @@ mod failover {
                         (twin.rests, twin.failed) = (twin.rests + 1, 0);
                     }
                 }
-                let answer = origins.call();
+                let answer = origins.call_with(call);
                 prop_assert_eq!(answer.is_ok(), down & 0b1111 != 0b1111);
                 prop_assert_eq!(origins.asked(), expected);
                 origins.clock.advance(millis(wait));
