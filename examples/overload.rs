@@ -322,7 +322,7 @@ impl Log {
 const ALL: &[Kind] = &[Kind::Checkout, Kind::Browse];
 const PAYING: &[Kind] = &[Kind::Checkout];
 
-/// What such a server can do a second: the threads of the unguarded one never rest while it is overloaded.
+/// What such a server can do a second: while overloaded, the threads of the one without a limit never rest.
 fn capacity(servers: &[Arc<Server>]) -> f64 {
     servers[0].log.rate(WORKED, OVERLOAD.seconds.clone(), ALL)
 }
