@@ -63,6 +63,19 @@ impl Call {
         self
     }
 
+    /// Numbers the first attempt. Mostly it has that number already; written into, a call that is then copied whole
+    /// would have to wait for the store.
+    #[inline]
+    pub(crate) const fn first_attempt(self) -> Self {
+        if self.attempt == 1 { self } else { self.attempt_anew() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn attempt_anew(self) -> Self {
+        self.attempt(1)
+    }
+
     /// Sets the number of the attempt.
     #[must_use = "returns the changed call"]
     pub(crate) const fn attempt(mut self, attempt: u16) -> Self {
