@@ -166,7 +166,7 @@ impl Backoff {
 
     /// Returns the delays of one call. The same `seed` draws the same jitter.
     pub fn delays(&self, seed: u64) -> Delays {
-        self.delays_from(Rng::seeded(seed))
+        Delays { backoff: self.clone(), steps: Steps::new(Rng::seeded(seed)) }
     }
 
     /// Returns the delay after so many failures, however many attempts there may be; `None` only from a function.
@@ -195,10 +195,6 @@ impl Backoff {
             Jitter::Equal => delay - rng.up_to(delay / 2),
             Jitter::Full | Jitter::Decorrelated => rng.up_to(delay),
         }))
-    }
-
-    pub(crate) fn delays_from(&self, rng: Rng) -> Delays {
-        Delays { backoff: self.clone(), failed: 0, before: 0, rng }
     }
 }
 
@@ -229,6 +225,20 @@ impl fmt::Debug for Backoff {
 #[must_use = "iterators do nothing unless they are consumed"]
 pub struct Delays {
     backoff: Backoff,
+    steps: Steps,
+}
+
+impl Iterator for Delays {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.steps.next(&self.backoff)
+    }
+}
+
+/// How far one call has come with a backoff that is kept elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Steps {
     /// How many attempts have failed.
     failed: u32,
     /// The delay before this one, in nanoseconds; zero at first.
@@ -236,27 +246,28 @@ pub struct Delays {
     rng: Rng,
 }
 
-impl Iterator for Delays {
-    type Item = Duration;
+impl Steps {
+    pub(crate) const fn new(rng: Rng) -> Self {
+        Self { failed: 0, before: 0, rng }
+    }
 
-    fn next(&mut self) -> Option<Duration> {
+    /// Returns the delay before the next attempt; `None` after the last one.
+    pub(crate) fn next(&mut self, backoff: &Backoff) -> Option<Duration> {
         self.failed = self.failed.saturating_add(1);
-        match &self.backoff.0 {
+        match &backoff.0 {
             Kind::Exponential(Exponential { attempts, .. }) | Kind::Constant(Constant { attempts, .. })
                 if self.failed >= *attempts =>
             {
                 None
             }
             _ => {
-                let delay = self.backoff.delay_after(self.failed, Some(self.before), &mut self.rng)?;
+                let delay = backoff.delay_after(self.failed, Some(self.before), &mut self.rng)?;
                 self.before = saturating_nanos(delay);
                 Some(delay)
             }
         }
     }
-}
 
-impl Delays {
     /// Draws at most `longest` nanoseconds, to spread those that were all told one delay.
     pub(crate) fn spread(&mut self, longest: u64) -> u64 {
         self.rng.up_to(longest)
@@ -350,7 +361,7 @@ mod tests {
             let forever = Exponential::new(Duration::MAX).max(Duration::MAX).attempts(u32::MAX);
             let mut delays = Backoff::from(forever.jitter(jitter)).delays(0);
             assert!((0..2_000).all(|_| delays.next().is_some()));
-            delays.failed = u32::MAX - 2;
+            delays.steps.failed = u32::MAX - 2;
             assert!(delays.next().is_some());
             assert_eq!(delays.next(), None);
             assert_eq!(delays.next(), None);

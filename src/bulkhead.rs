@@ -176,6 +176,14 @@ impl Bulkhead {
         Permit::new(self, Ticket::new(ask.places, call))
     }
 
+    // Out of the way, so that what it needs of the stack costs no admission anything.
+    #[cold]
+    fn full(&self) -> Rejected {
+        let rejected = self.refused(Reason::BulkheadFull);
+        self.hook.emit(Event::Rejected(rejected));
+        rejected
+    }
+
     fn refused(&self, reason: Reason) -> Rejected {
         Rejected::new(self.hook.name, reason)
     }
@@ -184,12 +192,16 @@ impl Bulkhead {
 const MUST_BE_SOME: &str = "must be at least 1";
 
 impl Gate for Bulkhead {
+    #[inline]
     fn try_acquire_for(&self, call: Call) -> Result<Permit<'_>, Rejected> {
         let mut ask = self.ask(call);
-        self.hook.admission(match self.places.try_enter(&mut ask) {
-            Turn::Served => Ok(self.permit(ask, call)),
-            Turn::NotYet | Turn::Never => Err(self.refused(Reason::BulkheadFull)),
-        })
+        match self.places.try_enter(&mut ask) {
+            Turn::Served => {
+                self.hook.emit(Event::Admitted);
+                Ok(self.permit(ask, call))
+            }
+            Turn::NotYet | Turn::Never => Err(self.full()),
+        }
     }
 
     fn release(&self, ticket: Ticket, outcome: Outcome) {

@@ -239,6 +239,18 @@ impl<'a> Permit<'a> {
         }
     }
 
+    /// Moves the permit field by field, so that a gate's inlined admission stays in registers although its refusal
+    /// comes through memory; moved whole, it would be read from there in wider words than it was written in.
+    #[inline(always)]
+    pub(crate) fn by_fields(mut self) -> Self {
+        let held = self.0.take();
+        std::mem::forget(self);
+        match held {
+            Some((gate, Ticket { word, deadline })) => Self(Some((gate, Ticket { word, deadline }))),
+            None => Self(None),
+        }
+    }
+
     pub(crate) fn into_ticket(mut self) -> Option<Ticket> {
         self.0.take().map(|(_, ticket)| ticket)
     }

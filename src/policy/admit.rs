@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::hash::Hash;
+use std::pin::pin;
 
 use super::{Blocking, Errors, Once, Policy};
 use crate::acquire::{Acquire, WaitUpTo};
@@ -56,6 +57,24 @@ fn admitted_blocking<T, E>(
     result
 }
 
+// Out of the way, so that admissions need not share its large result.
+#[cold]
+#[inline(never)]
+fn refused<T, E>(rejected: Rejected) -> Result<T, Error<E>> {
+    Err(Error::Rejected(rejected))
+}
+
+/// Reports how the call ended, and hands that on.
+#[inline]
+fn reported<T, E>(
+    permit: Permit<'_>,
+    judge: &impl Judge<T, E>,
+    result: Result<T, Error<E>>,
+) -> Result<T, Error<E>> {
+    permit.report(verdict(judge, &result));
+    result
+}
+
 /// A rejection further in is not for a judge: the dependency was not asked.
 fn verdict<T, E>(judge: &impl Judge<T, E>, result: &Result<T, Error<E>>) -> Outcome {
     match result {
@@ -73,17 +92,26 @@ macro_rules! gate_policy {
         impl<T: Send, E: Send, $($generics)*> Policy<T, E> for $type {
             const ERRORS: Errors = Errors::$errors;
 
-            async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+            fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
             where
                 F: Fn(Call) -> Fut + Send + Sync,
                 Fut: Future<Output = Result<T, Error<E>>> + Send,
             {
                 let $this = self;
-                // Not a function of its own: a future within a future would be larger by its arguments.
-                let permit = $gate.try_acquire_for(call)?;
-                let result = next(call).await;
-                permit.report(verdict($judge, &result));
-                result
+                async move {
+                    // Not a function of its own: a future within a future would be larger by its arguments. For the
+                    // same reason an `async` block: an `async fn` keeps its arguments twice.
+                    let permit = match $gate.try_acquire_for(call) {
+                        Ok(permit) => permit.by_fields(),
+                        Err(rejected) => return refused(rejected),
+                    };
+                    // Pinned where it is made: awaited as a value it would be moved first, future and all. And a
+                    // result that is moved whole is copied in words of which a small value has written only some.
+                    match pin!(next(call)).await {
+                        Ok(value) => reported(permit, $judge, Ok(value)),
+                        Err(error) => reported(permit, $judge, Err(error)),
+                    }
+                }
             }
         }
 
@@ -147,9 +175,8 @@ impl<T: Send, E: Send, G: Acquire, J: Judge<T, E>> Policy<T, E> for WaitUpTo<G, 
         Fut: Future<Output = Result<T, Error<E>>> + Send,
     {
         let permit = self.gate.acquire_within(call, self.limit).await?;
-        let result = next(call).await;
-        permit.report(verdict(&self.judge, &result));
-        result
+        let result = pin!(next(call)).await;
+        reported(permit, &self.judge, result)
     }
 }
 

@@ -197,6 +197,7 @@ impl RetryBudget {
     }
 
     /// Counts a call that enters a policy, until what is returned is dropped.
+    #[inline(never)]
     pub(super) fn enter(&self, call: Call) -> Entered<'_> {
         // A further attempt of a policy outside is paid for by the budget, and brings nothing to it.
         if call.attempt > 1 {
@@ -268,6 +269,11 @@ fn millionths(share: f64) -> u64 {
 /// A call that a budget counts while it runs.
 pub(super) struct Entered<'a>(Option<&'a AtomicU64>);
 
+impl Entered<'_> {
+    /// Of a call that no budget counts.
+    pub(super) const UNCOUNTED: Self = Self(None);
+}
+
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         if let Some(running) = self.0 {
@@ -278,6 +284,11 @@ impl Drop for Entered<'_> {
 
 /// A further attempt that a budget allowed.
 pub(super) struct Further<'a>(Option<&'a AtomicU64>);
+
+impl Further<'_> {
+    /// One that no budget had to allow.
+    pub(super) const FREE: Self = Self(None);
+}
 
 impl Drop for Further<'_> {
     fn drop(&mut self) {

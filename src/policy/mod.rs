@@ -22,7 +22,11 @@ pub use hedge::Hedge;
 pub use retry::Retry;
 pub use timeout::Timeout;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 use crate::call::Call;
 use crate::error::Error;
@@ -300,8 +304,28 @@ pub trait Blocking<T, E> {
     }
 }
 
-async fn lifted<T, E, Fut: Future<Output = Result<T, E>>>(op: Fut) -> Result<T, Error<E>> {
-    op.await.map_err(Error::Inner)
+pin_project! {
+    /// An operation whose error is lifted. Not an `async fn`, which would move the operation once more.
+    struct Lifted<Fut> {
+        #[pin]
+        op: Fut,
+    }
+}
+
+fn lifted<Fut>(op: Fut) -> Lifted<Fut> {
+    Lifted { op }
+}
+
+impl<T, E, Fut: Future<Output = Result<T, E>>> Future for Lifted<Fut> {
+    type Output = Result<T, Error<E>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().op.poll(context) {
+            Poll::Ready(Ok(value)) => Poll::Ready(Ok(value)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Error::Inner(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
 }
 
 macro_rules! delegate_policy {

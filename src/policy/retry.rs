@@ -6,13 +6,15 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::budget::{Entered, Further, RetryBudget};
 use super::{Blocking, Errors, Policy};
-use crate::backoff::{Backoff, Delays};
+use crate::backoff::{Backoff, Steps};
 use crate::call::Call;
 use crate::clock::{Clock, NEVER};
 use crate::error::{Error, saturating_nanos};
@@ -39,8 +41,8 @@ use crate::rng::Seeds;
 ///
 /// # Cost
 ///
-/// Around a call that succeeds some 20 ns, and what the budget costs if there is one. No clock is read unless there is a
-/// `max_elapsed`, and nothing allocated.
+/// Around a call that succeeds some nanoseconds, and what the budget costs if there is one. No clock is read unless
+/// there is a `max_elapsed`, and nothing allocated.
 ///
 /// # Examples
 ///
@@ -178,40 +180,46 @@ impl<J> Retry<J> {
 
     #[inline]
     fn begin(&self, call: Call) -> Round<'_> {
-        let last_start = match self.max_elapsed {
-            Duration::MAX => NEVER,
-            limit => self.clock.after(limit),
-        };
         Round {
             call,
             first: call.attempt,
-            last_start,
-            delays: None,
-            further: None,
-            _entered: self.budget.as_ref().map(|budget| budget.enter(call)),
+            last_start: match self.max_elapsed {
+                Duration::MAX => NEVER,
+                limit => self.clock.after(limit),
+            },
+            steps: None,
+            further: Further::FREE,
+            _entered: self.budget.as_ref().map_or(Entered::UNCOUNTED, |budget| budget.enter(call)),
         }
     }
 
-    /// Returns how long to wait before the next attempt, and turns to that; `None` if `result` stands.
+    /// Goes on to the next attempt, after a delay, unless `result` stands.
     #[inline]
-    fn next_delay<'a, T, E>(&'a self, result: &Result<T, Error<E>>, round: &mut Round<'a>) -> Option<Duration>
+    fn step<'a, T, E>(
+        &'a self,
+        result: Result<T, Error<E>>,
+        round: &mut Round<'a>,
+    ) -> ControlFlow<Result<T, Error<E>>, Duration>
     where
         J: Judge<T, E>,
     {
-        let throttled = match self.judge.judge(result) {
+        let throttled = match self.judge.judge(&result) {
             Outcome::Failure => None,
             Outcome::Throttled { retry_after } => retry_after,
-            Outcome::Success | Outcome::Ignored | Outcome::Abandoned => return None,
+            Outcome::Success | Outcome::Ignored | Outcome::Abandoned => return ControlFlow::Break(result),
         };
         let asked = throttled.max(result.as_ref().err().and_then(Error::retry_after));
-        self.after_failure(asked.unwrap_or_default(), round)
+        match self.after_failure(asked.unwrap_or_default(), round) {
+            Some(delay) => ControlFlow::Continue(delay),
+            None => ControlFlow::Break(result),
+        }
     }
 
     // Out of the way, so that around a call that succeeds there is little to be inlined.
     #[cold]
     fn after_failure<'a>(&'a self, asked: Duration, round: &mut Round<'a>) -> Option<Duration> {
         // The attempt that failed holds nothing any more.
-        round.further = None;
+        round.further = Further::FREE;
         let attempt = round.call.attempt.saturating_sub(round.first).saturating_add(1);
         match self.decide(asked, round) {
             Ok(delay) => {
@@ -230,8 +238,8 @@ impl<J> Retry<J> {
         if !round.call.is_repeatable() {
             return Err(GiveUp::Once);
         }
-        let delays = round.delays.get_or_insert_with(|| self.backoff.delays_from(self.seeds.next()));
-        let delay = saturating_nanos(delays.next().ok_or(GiveUp::Attempts)?);
+        let steps = round.steps.get_or_insert_with(|| Steps::new(self.seeds.next()));
+        let delay = saturating_nanos(steps.next(&self.backoff).ok_or(GiveUp::Attempts)?);
         if asked > self.max_wait {
             return Err(GiveUp::MaxWait);
         }
@@ -249,10 +257,10 @@ impl<J> Retry<J> {
             spread = spread.min((deadline.min(round.last_start) - start) / 2);
         }
         if asked > 0 {
-            delay = delay.max(asked.saturating_add(delays.spread(spread)));
+            delay = delay.max(asked.saturating_add(steps.spread(spread)));
         }
         if let Some(budget) = &self.budget {
-            round.further = Some(budget.try_take().ok_or(GiveUp::Budget)?);
+            round.further = budget.try_take().ok_or(GiveUp::Budget)?;
         }
         Ok(Duration::from_nanos(delay))
     }
@@ -267,28 +275,38 @@ struct Round<'a> {
     first: u16,
     /// When the last attempt may start, by `max_elapsed`.
     last_start: u64,
-    delays: Option<Delays>,
-    further: Option<Further<'a>>,
-    _entered: Option<Entered<'a>>,
+    /// Made at the first failure.
+    steps: Option<Steps>,
+    further: Further<'a>,
+    _entered: Entered<'a>,
 }
 
 impl<T: Send, E: Send, J: Judge<T, E>> Policy<T, E> for Retry<J> {
     const ERRORS: Errors = Errors::acting_on(J::HEARS);
 
-    async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+    fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
     where
         F: Fn(Call) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, Error<E>>> + Send,
     {
-        let mut round = self.begin(call);
-        loop {
-            let result = next(round.call).await;
-            let Some(delay) = self.next_delay(&result, &mut round) else { return result };
-            drop(result);
-            if delay.is_zero() {
-                yield_now().await;
-            } else {
-                self.clock.sleep(delay).await;
+        async move {
+            let mut round = self.begin(call);
+            loop {
+                // In an expression of its own: what a failed attempt leaves takes no room while the future sleeps.
+                let step = match pin!(next(round.call)).await {
+                    Ok(value) => self.step(Ok(value), &mut round),
+                    Err(error) => self.step(Err(error), &mut round),
+                };
+                let delay = match step {
+                    ControlFlow::Continue(delay) => delay,
+                    ControlFlow::Break(result) => return result,
+                };
+                if delay.is_zero() {
+                    yield_now().await;
+                } else {
+                    self.clock.sleep(delay).await;
+                }
             }
         }
     }
@@ -303,10 +321,10 @@ impl<T, E, J: Judge<T, E>> Blocking<T, E> for Retry<J> {
     {
         let mut round = self.begin(call);
         loop {
-            let result = next(round.call);
-            let Some(delay) = self.next_delay(&result, &mut round) else { return result };
-            drop(result);
-            self.clock.sleep_blocking(delay);
+            match self.step(next(round.call), &mut round) {
+                ControlFlow::Continue(delay) => self.clock.sleep_blocking(delay),
+                ControlFlow::Break(result) => return result,
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Tuples are stacks, outermost first; `()` and `None` do nothing.
 
+use std::pin::pin;
+
 use super::{Blocking, Errors, Once, Policy};
 use crate::call::Call;
 use crate::error::Error;
@@ -66,6 +68,31 @@ macro_rules! nested {
     };
 }
 
+/// As `nested!`, for futures. Each layer holds one pointer to a `Whole`: those to the policies and to what they call
+/// would be copied from layer to layer, in wider words than they were written in, for which a processor has to wait.
+macro_rules! around {
+    ($whole:ident; $call:ident; $last:tt) => {
+        $whole.stack().$last.around($call, $whole.next())
+    };
+    ($whole:ident; $call:ident; $first:tt $($rest:tt)+) => {
+        $whole.stack().$first.around($call, |call| around!($whole; call; $($rest)+))
+    };
+}
+
+/// A stack, and what it calls.
+struct Whole<'a, P, F>(&'a P, F);
+
+impl<P, F> Whole<'_, P, F> {
+    // Methods, since closures capture the fields that they use each by itself.
+    fn stack(&self) -> &P {
+        self.0
+    }
+
+    fn next(&self) -> &F {
+        &self.1
+    }
+}
+
 /// `errors!(Policy; A B C)` is how a stack of the three deals with errors.
 macro_rules! errors {
     ($trait:ident; $last:ident) => {
@@ -77,21 +104,25 @@ macro_rules! errors {
 }
 
 macro_rules! stack {
-    ($($policy:ident)+) => {
+    ($($policy:ident $at:tt)+) => {
         impl<T: Send, E: Send, $($policy: Policy<T, E>),+> Policy<T, E> for ($($policy,)+) {
             const ERRORS: Errors = errors!(Policy; $($policy)+);
 
-            #[expect(non_snake_case, reason = "a policy is called as its type parameter")]
-            async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+            fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
             where
                 F: Fn(Call) -> Fut + Send + Sync,
                 Fut: Future<Output = Result<T, Error<E>>> + Send,
             {
                 // An order that cannot work fails to compile here.
                 const { <Self as Policy<T, E>>::ERRORS };
-                let ($($policy,)+) = self;
-                let next = &next;
-                nested!(around, next, call, $($policy)+).await
+                let whole = Whole(self, next);
+                async move {
+                    let whole = &whole;
+                    match pin!(around!(whole; call; $($at)+)).await {
+                        Ok(value) => Ok(value),
+                        Err(error) => Err(error),
+                    }
+                }
             }
         }
 
@@ -112,11 +143,11 @@ macro_rules! stack {
         }
     };
 }
-stack!(A);
-stack!(A B);
-stack!(A B C);
-stack!(A B C D);
-stack!(A B C D G);
-stack!(A B C D G H);
-stack!(A B C D G H I);
-stack!(A B C D G H I J);
+stack!(A 0);
+stack!(A 0 B 1);
+stack!(A 0 B 1 C 2);
+stack!(A 0 B 1 C 2 D 3);
+stack!(A 0 B 1 C 2 D 3 G 4);
+stack!(A 0 B 1 C 2 D 3 G 4 H 5);
+stack!(A 0 B 1 C 2 D 3 G 4 H 5 I 6);
+stack!(A 0 B 1 C 2 D 3 G 4 H 5 I 6 J 7);

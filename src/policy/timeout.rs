@@ -82,36 +82,42 @@ impl Timeout {
 }
 
 impl<T: Send, E: Send> Policy<T, E> for Timeout {
-    async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+    fn around<F, Fut>(&self, call: Call, next: F) -> impl Future<Output = Result<T, Error<E>>> + Send
     where
         F: Fn(Call) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, Error<E>>> + Send,
     {
-        let start = self.clock.nanos();
-        let call = call.tightened(start.saturating_add(saturating_nanos(self.limit)));
-        if start >= call.deadline && call.deadline != NEVER {
-            let rejected = Rejected::new(self.hook.name, Reason::DeadlineExceeded);
-            self.hook.emit(Event::Rejected(rejected));
-            return Err(rejected.into());
-        }
-        let mut running = pin!(next(call));
-        let mut sleep = pin!(None);
-        poll_fn(|context| {
-            if let Poll::Ready(result) = running.as_mut().poll(context) {
-                return Poll::Ready(result);
+        async move {
+            let start = self.clock.nanos();
+            let call = call.tightened(start.saturating_add(saturating_nanos(self.limit)));
+            if start >= call.deadline && call.deadline != NEVER {
+                let rejected = Rejected::new(self.hook.name, Reason::DeadlineExceeded);
+                self.hook.emit(Event::Rejected(rejected));
+                return Err(rejected.into());
             }
-            // Only now: a call that is ready at once pays for no timer.
-            if sleep.is_none() {
-                sleep.set(Some(self.clock.sleep_until_nanos(call.deadline)));
-            }
-            let sleep = sleep.as_mut().as_pin_mut().expect("set just now");
-            sleep.poll(context).map(|()| {
-                let timed_out = TimedOut::new(self.hook.name, Duration::from_nanos(call.deadline - start));
-                self.hook.emit(Event::TimedOut(timed_out));
-                Err(timed_out.into())
+            let mut running = pin!(next(call));
+            let mut sleep = pin!(None);
+            poll_fn(|context| {
+                match running.as_mut().poll(context) {
+                    Poll::Ready(Ok(value)) => return Poll::Ready(Ok(value)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {}
+                }
+                // Only now: a call that is ready at once pays for no timer.
+                if sleep.is_none() {
+                    sleep.set(Some(self.clock.sleep_until_nanos(call.deadline)));
+                }
+                let sleep = sleep.as_mut().as_pin_mut().expect("set just now");
+                sleep.poll(context).map(|()| {
+                    let timed_out =
+                        TimedOut::new(self.hook.name, Duration::from_nanos(call.deadline - start));
+                    self.hook.emit(Event::TimedOut(timed_out));
+                    Err(timed_out.into())
+                })
             })
-        })
-        .await
+            .await
+        }
     }
 }
 

@@ -21,7 +21,12 @@ use std::time::Duration;
 use floodwall::tower::PolicyLayer;
 use floodwall::{Bulkhead, CircuitBreaker, Exponential, Policy, Retry, Timeout, TokenBucket};
 use tokio::runtime::{Builder, Runtime};
-use tower::{Service, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder};
+use tower_resilience_bulkhead::BulkheadLayer;
+use tower_resilience_circuitbreaker::{CircuitBreakerError, CircuitBreakerLayer};
+use tower_resilience_ratelimiter::RateLimiterLayer;
+use tower_resilience_retry::RetryLayer;
+use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::harness::Case;
 
@@ -57,7 +62,7 @@ fn limits() -> Case {
         .peer_per_thread("tower", tower_limits, |service| drive(service).unwrap())
 }
 
-fn tower_limits() -> impl Service<u32, Response = u32, Error = tower::BoxError> {
+fn tower_limits() -> impl Service<u32, Response = u32, Error = BoxError> {
     ServiceBuilder::new()
         .timeout(SECOND)
         .load_shed()
@@ -82,7 +87,8 @@ fn retry() -> Case {
         .peer_per_thread("tower", move || tower.clone(), |service| drive(service).unwrap())
 }
 
-/// tower has no such stack: no breaker, and no rate limit under its retry.
+/// tower itself has no such stack: no breaker, and no rate limit under its retry. tower-resilience has; the third is
+/// what someone in a hurry would take, tower's own layers where there are any.
 fn five() -> Case {
     let stack = || {
         let breaker = CircuitBreaker::builder().build();
@@ -90,9 +96,33 @@ fn five() -> Case {
     };
     let layer = PolicyLayer::repeating(stack(), |request: &u32| Some(*request));
     let layered = ServiceBuilder::new().layer(layer).service_fn(serve);
+    let breaker = || CircuitBreakerLayer::builder().build().unwrap();
+    let bucket = || {
+        let limit = RateLimiterLayer::builder().limit_for_period(BILLION as usize).refresh_period(SECOND);
+        limit.burst_size(0).timeout_duration(Duration::ZERO).build().unwrap()
+    };
+    let retry = RetryLayer::<u32, _, _>::builder().max_attempts(3);
+    let resilience = ServiceBuilder::new()
+        .layer(TimeLimiterLayer::builder().timeout_duration(SECOND).build())
+        .layer(retry.exponential_backoff(Duration::from_millis(50)).build())
+        .layer(breaker())
+        .layer(BulkheadLayer::builder().max_concurrent_calls(MAX).reject_when_full().build().unwrap())
+        .layer(bucket())
+        .service_fn(serve);
+    let mixed = ServiceBuilder::new()
+        .timeout(SECOND)
+        .retry(Attempts(3))
+        .map_err(|error: CircuitBreakerError<BoxError>| BoxError::from(error.to_string()))
+        .layer(breaker())
+        .load_shed()
+        .concurrency_limit(MAX)
+        .layer(bucket())
+        .service_fn(serve);
     case("timeout, retry, breaker, bulkhead, rate limit")
         .peer("floodwall", stack(), |stack| now(stack.call(work)).unwrap())
         .peer_per_thread("floodwall in tower", move || layered.clone(), |service| drive(service).unwrap())
+        .peer_per_thread("tower-resilience", move || resilience.clone(), |service| drive(service).unwrap())
+        .peer_per_thread("tower, tower-resilience", move || mixed.clone(), |service| drive(service).unwrap())
 }
 
 fn retries() -> Retry {
