@@ -25,9 +25,9 @@ use crate::sync::Mutex;
 
 /// Admits so many calls per second of each key, in bounded memory: the limit that a server sets its clients.
 ///
-/// Each key has a bucket as a [`TokenBucket`](crate::TokenBucket) has, with the same exact arithmetic, made when the key
-/// is first met. As all of them have one rate, what is kept of a key is a word, not a gate: a sixth of
-/// the memory of a [`Keyed`](crate::Keyed) of them, and half of the time.
+/// Each key has a bucket with the exact arithmetic of a [`TokenBucket`](crate::TokenBucket), made when the key is first
+/// met. As all of them have one rate, what is kept of a key is a word, not a gate: a sixth of the memory of a
+/// [`Keyed`](crate::Keyed) of them, and a third of the time.
 ///
 /// At most [`max_keys`](TokenBuckets::max_keys) keys are known. When there is no room for another one, a key whose
 /// bucket is full again is forgotten, which loses nothing: **no debt is ever forgotten.** If none of some fifty that are
