@@ -11,6 +11,7 @@ mod park;
 mod places;
 mod prefetch;
 mod rng;
+mod shards;
 mod slab;
 mod sync;
 

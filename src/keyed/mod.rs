@@ -16,16 +16,17 @@ pub use at::At;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::table::Table;
 use crate::call::Call;
 use crate::clock::Clock;
-use crate::error::{Rejected, absurd, saturating_nanos};
+use crate::error::{Rejected, saturating_nanos};
 use crate::event::{Hook, Observer};
 use crate::gate::{Gate, OwnedPermit};
+use crate::shards::Shards;
 use crate::sync::Mutex;
 
 /// A gate for each key, made when the key is first met, in bounded memory.
@@ -90,18 +91,13 @@ use crate::sync::Mutex;
 /// assert_eq!(answer, Ok(42));
 /// ```
 pub struct Keyed<K, G> {
-    shards: Box<[Shard<K, G>]>,
-    hasher: RandomState,
+    shards: Shards<Table<K, G>>,
     make: Box<dyn Fn(&K) -> G + Send + Sync>,
     max_keys: usize,
     idle: u64,
     clock: Clock,
     hook: Hook,
 }
-
-/// Alone on its cache lines: processors fetch them in pairs.
-#[repr(align(128))]
-struct Shard<K, G>(Mutex<Table<K, G>>);
 
 impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
     const MAX_KEYS: usize = 100_000;
@@ -112,8 +108,7 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
     /// When threads meet a key at the same time, `make` may run in each of them; one gate is kept, and they share it.
     pub fn new(make: impl Fn(&K) -> G + Send + Sync + 'static) -> Self {
         Self {
-            shards: Self::shards(Self::MAX_KEYS),
-            hasher: RandomState::new(),
+            shards: Shards::new(Self::MAX_KEYS, Table::new),
             make: Box::new(make),
             max_keys: Self::MAX_KEYS,
             idle: saturating_nanos(Self::IDLE),
@@ -133,14 +128,8 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
     #[track_caller]
     #[must_use = "returns the changed registry"]
     pub fn max_keys(mut self, keys: usize) -> Self {
-        if keys == 0 {
-            absurd("max_keys", 0, "must be at least 1");
-        }
-        if keys as u64 > 1 << 32 {
-            absurd("max_keys", keys as u64, "must be at most 2^32");
-        }
         self.max_keys = keys;
-        self.shards = Self::shards(keys);
+        self.shards = Shards::new(keys, Table::new);
         self
     }
 
@@ -175,14 +164,6 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
     pub fn observe(mut self, name: &'static str, observer: impl Observer + 'static) -> Self {
         self.hook.observe(name, observer);
         self
-    }
-
-    /// At least 512 keys to a shard, so that the fullest is not far from the mean.
-    fn shards(keys: usize) -> Box<[Shard<K, G>]> {
-        let shards = (keys / 512).clamp(1, 4096);
-        let shards = 1 << shards.ilog2();
-        let room = |shard| keys / shards + usize::from(shard < keys % shards);
-        (0..shards).map(|shard| Shard(Mutex::new(Table::new(room(shard))))).collect()
     }
 
     /// Admits one call at the key's gate, or says why not. Never waits.
@@ -302,7 +283,7 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
     ///
     /// A look at every key. There is no need to call it for what it protects: memory is bounded without.
     pub fn forget_idle(&self) {
-        for Shard(shard) in &self.shards {
+        for shard in self.shards.iter() {
             // Not in the head of the loop, which would hold the lock.
             let places = shard.lock().places();
             // What a removal moves past the hand is for the next time.
@@ -312,7 +293,7 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
 
     /// Returns how many keys are known, at the cost of a look at every shard.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.0.lock().len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// Returns whether no key is known.
@@ -344,7 +325,7 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
     {
         let now = self.clock.nanos();
         let mut heaviest = Vec::new();
-        for Shard(shard) in &self.shards {
+        for shard in self.shards.iter() {
             let table = shard.lock();
             let mut keys: Vec<(&K, u32)> = table.counts(now).collect();
             keys.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -355,13 +336,10 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
         heaviest
     }
 
-    /// The upper bits of the hash choose the shard, the lower half the place in its table.
     #[inline]
     fn find<Q: Hash + ?Sized>(&self, key: &Q) -> (&Mutex<Table<K, G>>, u32) {
-        let hash = self.hasher.hash_one(key);
-        // As many as a power of two.
-        let shard = hash.rotate_left(16) as usize & (self.shards.len() - 1);
-        (&self.shards[shard].0, hash as u32)
+        let (shard, hash) = self.shards.find(key);
+        (shard, hash as u32)
     }
 }
 

@@ -8,7 +8,7 @@ mod table;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::time::Duration;
 
 use self::table::{Decision, Table, Tag};
@@ -17,10 +17,11 @@ use super::quota::Quota;
 use super::rate::Rate;
 use crate::call::Call;
 use crate::clock::{Clock, NEVER};
-use crate::error::{BadSetting, Reason, Rejected, absurd};
+use crate::error::{BadSetting, Reason, Rejected};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
 use crate::setters::setters;
+use crate::shards::Shards;
 use crate::sync::Mutex;
 
 /// Admits so many calls per second of each key, in bounded memory: the limit that a server sets its clients.
@@ -69,18 +70,13 @@ use crate::sync::Mutex;
 /// assert_eq!(floodwall::block_on(stack.call(|| async { Ok::<_, ()>(42) })), Ok(42));
 /// ```
 pub struct TokenBuckets<K> {
-    shards: Box<[Shard<K>]>,
-    hasher: RandomState,
+    shards: Shards<Table<K>>,
     /// As it was set: that of each shard moves with its origin.
     rate: Rate,
     max_keys: usize,
     clock: Clock,
     hook: Hook,
 }
-
-/// Alone on its cache lines: processors fetch them in pairs.
-#[repr(align(128))]
-struct Shard<K>(Mutex<Table<K>>);
 
 impl<K: Eq + Hash> TokenBuckets<K> {
     const MAX_KEYS: usize = 100_000;
@@ -105,7 +101,6 @@ impl<K: Eq + Hash> TokenBuckets<K> {
         let rate = Rate::expect(tokens, period, None);
         Self {
             shards: Self::shards(Self::MAX_KEYS, rate),
-            hasher: RandomState::new(),
             rate,
             max_keys: Self::MAX_KEYS,
             clock: Clock::system(),
@@ -137,12 +132,6 @@ impl<K: Eq + Hash> TokenBuckets<K> {
     #[track_caller]
     #[must_use = "returns the changed registry"]
     pub fn max_keys(mut self, keys: usize) -> Self {
-        if keys == 0 {
-            absurd("max_keys", 0, "must be at least 1");
-        }
-        if keys as u64 > 1 << 32 {
-            absurd("max_keys", keys as u64, "must be at most 2^32");
-        }
         self.max_keys = keys;
         self.shards = Self::shards(keys, self.rate);
         self
@@ -150,12 +139,9 @@ impl<K: Eq + Hash> TokenBuckets<K> {
 
     setters!("registry");
 
-    /// At least 512 keys to a shard, so that the fullest is not far from the mean.
-    fn shards(keys: usize, rate: Rate) -> Box<[Shard<K>]> {
-        let shards = (keys / 512).clamp(1, 4096);
-        let shards = 1 << shards.ilog2();
-        let room = |shard| keys / shards + usize::from(shard < keys % shards);
-        (0..shards).map(|shard| Shard(Mutex::new(Table::new(room(shard), rate)))).collect()
+    #[track_caller]
+    fn shards(max_keys: usize, rate: Rate) -> Shards<Table<K>> {
+        Shards::new(max_keys, |room| Table::new(room, rate))
     }
 
     /// Takes a token of the key's bucket, or says why not. Never waits.
@@ -308,7 +294,7 @@ impl<K: Eq + Hash> TokenBuckets<K> {
     ) -> Result<(), BadSetting> {
         let rate = Rate::new(tokens, period, burst)?;
         let now = self.clock.nanos();
-        self.shards.iter().for_each(|shard| shard.0.lock().change(rate, carry, now));
+        self.shards.iter().for_each(|shard| shard.lock().change(rate, carry, now));
         Ok(())
     }
 
@@ -328,7 +314,7 @@ impl<K: Eq + Hash> TokenBuckets<K> {
     /// bounded without, and does not shrink with it; what keys allocate themselves is freed.
     pub fn forget_idle(&self) {
         let now = self.clock.nanos();
-        for Shard(shard) in &self.shards {
+        for shard in self.shards.iter() {
             // Dropped after the lock.
             let removed = shard.lock().remove_full(now);
             drop(removed);
@@ -337,7 +323,7 @@ impl<K: Eq + Hash> TokenBuckets<K> {
 
     /// Returns how many keys are known, at the cost of a look at every shard.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.0.lock().len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// Returns whether no key is known.
@@ -367,7 +353,7 @@ impl<K: Eq + Hash> TokenBuckets<K> {
     {
         let now = self.clock.nanos();
         let mut heaviest = Vec::new();
-        for Shard(shard) in &self.shards {
+        for shard in self.shards.iter() {
             let table = shard.lock();
             let mut keys: Vec<(&K, u64)> = table.missing(now).filter(|(_, missing)| *missing > 0).collect();
             keys.sort_by_key(|(_, missing)| std::cmp::Reverse(*missing));
@@ -378,13 +364,10 @@ impl<K: Eq + Hash> TokenBuckets<K> {
         heaviest
     }
 
-    /// The upper bits of the hash choose the shard, the lower half the place in its table.
     #[inline]
     fn find<Q: Hash + ?Sized>(&self, key: &Q) -> (&Mutex<Table<K>>, Tag) {
-        let hash = self.hasher.hash_one(key);
-        // As many as a power of two.
-        let shard = hash.rotate_left(16) as usize & (self.shards.len() - 1);
-        (&self.shards[shard].0, Tag::new(hash))
+        let (shard, hash) = self.shards.find(key);
+        (shard, Tag::new(hash))
     }
 
     fn verdict(&self, decision: Decision) -> Result<(), Rejected> {
