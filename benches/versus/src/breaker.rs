@@ -32,7 +32,7 @@ fn closed(name: &'static str, fails: u32) -> Case {
         fails => {
             let call = CALLS.get().wrapping_add(1);
             CALLS.set(call);
-            if call % fails == 0 { Err(()) } else { Ok(call) }
+            if call.is_multiple_of(fails) { Err(()) } else { Ok(call) }
         }
     };
     let rate = || CircuitBreaker::builder().failure_rate(0.5).window(WINDOW).min_calls(20).open_for(HOUR);
