@@ -787,6 +787,7 @@ fn a_cold_bucket_or_a_warm_one_keeps_its_pause() {
         clock.advance(idle);
         let at = clock.now() + secs(20);
         bucket.pause_until(at);
+        bucket.pause_until(at - secs(10));
         bucket.refund(1_000);
         bucket.set_rate(600, secs(1), 60, Carry::Full).unwrap();
         bucket.refund(1_000);

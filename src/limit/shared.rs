@@ -151,16 +151,23 @@ impl Shared {
         self.version.store(version + 1, Ordering::Relaxed);
         fence(Ordering::Release);
         let seen = Self::seen(self.rate(), self.word.swap(CHANGING, Ordering::Relaxed), version);
-        let (Rate { origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until }, full_at) =
-            change(&seen.rate, seen.full_at);
-        let values = [origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until];
-        for (field, value) in self.fields.iter().zip(values) {
-            field.store(value, Ordering::Relaxed);
+        let (rate, full_at) = change(&seen.rate, seen.full_at);
+        for (field, (old, new)) in self.fields.iter().zip(values(&seen.rate).into_iter().zip(values(&rate))) {
+            // What stays as it is has nothing to tell, and a loom model nothing to try.
+            if old != new {
+                field.store(new, Ordering::Relaxed);
+            }
         }
         let changes = (seen.changes() + 1) % (1 << Self::CHANGES_BITS);
         self.word.store(Self::word(full_at, changes), Ordering::Relaxed);
         self.version.store(version + 2, Ordering::Release);
     }
+}
+
+/// In the order of the fields.
+const fn values(rate: &Rate) -> [u64; 9] {
+    let Rate { origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until } = *rate;
+    [origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until]
 }
 
 impl Seen {
