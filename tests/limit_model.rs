@@ -33,6 +33,8 @@ enum Step {
     Refund(u32),
     /// Time passes.
     Pass(u64),
+    /// Nobody is admitted for so long.
+    Pause(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -47,18 +49,68 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
+/// The same with pauses. Who takes nothing passes any end of a pause, and is not among them.
+fn steps_with_pauses() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (1u32..8).prop_map(Step::Join),
+        2 => any::<prop::sample::Index>().prop_map(Step::Leave),
+        2 => (1u32..8).prop_map(Step::Try),
+        1 => (0u32..6).prop_map(Step::Charge),
+        1 => (0u32..6).prop_map(Step::Refund),
+        4 => (1u64..30).prop_map(Step::Pass),
+        1 => (0u64..60).prop_map(Step::Pause),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
 /// A queue before a bucket, in quarters of a token: one flows in each nanosecond.
 struct Twin {
+    /// During a pause, that at its end.
     level: i64,
     burst: i64,
     queue: VecDeque<i64>,
+    /// So long nobody is admitted and nothing flows.
+    pause: i64,
 }
 
 impl Twin {
+    /// What the first one takes, or one token: at the end of a pause there is no more.
+    fn first(&self) -> i64 {
+        self.queue.front().copied().unwrap_or(4)
+    }
+
+    fn cap(&self) -> i64 {
+        if self.pause > 0 { self.first() } else { self.burst }
+    }
+
+    fn pause(&mut self, time: i64) {
+        if time >= self.pause {
+            self.level = (self.level + time - self.pause).min(self.first());
+            self.pause = time;
+        }
+    }
+
+    fn pass(&mut self) {
+        if self.pause > 0 {
+            self.pause -= 1;
+        } else {
+            self.level = (self.level + 1).min(self.burst);
+        }
+    }
+
+    fn leave(&mut self, at: usize) {
+        self.queue.remove(at);
+        self.level = self.level.min(self.cap());
+    }
+
+    fn fits(&self, units: i64) -> bool {
+        self.pause == 0 && self.queue.is_empty() && units <= self.level
+    }
+
     /// Serves whose turn it is, and returns how many.
     fn serve(&mut self) -> usize {
         let mut served = 0;
-        while self.queue.front().is_some_and(|cost| *cost <= self.level) {
+        while self.pause == 0 && self.queue.front().is_some_and(|cost| *cost <= self.level) {
             self.level -= self.queue.pop_front().unwrap();
             served += 1;
         }
@@ -77,6 +129,65 @@ fn served(waiters: &mut VecDeque<Waiter<'_>>) -> Result<usize, TestCaseError> {
     Ok(count)
 }
 
+/// Lets a bucket and a plain queue do the same steps.
+fn compare_with_a_plain_queue(burst: u32, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let clock = Clock::manual();
+    let bucket = TokenBucket::per(1, nanos(4)).burst(burst.into()).clock(clock.clone());
+    let full = 4 * i64::from(burst);
+    let mut twin = Twin { level: full, burst: full, queue: VecDeque::new(), pause: 0 };
+    let mut waiters: VecDeque<Waiter<'_>> = VecDeque::new();
+    for step in steps {
+        match step {
+            Step::Join(cost) if cost <= burst => {
+                waiters.push_back(Box::pin(bucket.acquire_for(Call::new().cost(cost))));
+                twin.queue.push_back(4 * i64::from(cost));
+            }
+            Step::Leave(index) if !waiters.is_empty() => {
+                let at = index.index(waiters.len());
+                drop(waiters.remove(at));
+                twin.leave(at);
+            }
+            Step::Try(cost) => {
+                let units = 4 * i64::from(cost);
+                let fits = twin.fits(units);
+                prop_assert_eq!(bucket.peek(Call::new().cost(cost)).is_ok(), fits);
+                prop_assert_eq!(bucket.try_acquire_for(Call::new().cost(cost)).is_ok(), fits);
+                twin.level -= if fits { units } else { 0 };
+            }
+            Step::Charge(tokens) => {
+                bucket.charge(tokens);
+                twin.level -= 4 * i64::from(tokens);
+            }
+            Step::Refund(tokens) => {
+                // What is more than the bucket holds nobody took.
+                let tokens = i64::from(tokens).min((twin.burst - twin.level) / 4);
+                bucket.refund(tokens as u32);
+                twin.level = (twin.level + 4 * tokens).min(twin.cap());
+            }
+            Step::Pass(time) => {
+                for _ in 0..time {
+                    clock.advance(nanos(1));
+                    twin.pass();
+                    prop_assert_eq!(served(&mut waiters)?, twin.serve());
+                }
+            }
+            Step::Pause(time) => {
+                bucket.pause_until(clock.now() + nanos(time));
+                twin.pause(time as i64);
+            }
+            _ => {}
+        }
+        prop_assert_eq!(served(&mut waiters)?, twin.serve());
+        prop_assert_eq!(bucket.waiting(), twin.queue.len());
+        let there = if twin.fits(0) { twin.level.max(0) / 4 } else { 0 };
+        prop_assert_eq!(bucket.available(), there as u64);
+    }
+    waiters.clear();
+    clock.advance(secs(1));
+    prop_assert_eq!(bucket.available(), u64::from(burst));
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(config(500))]
 
@@ -84,54 +195,13 @@ proptest! {
     /// old times) and R9 (small costs pass a large one): at every nanosecond the line does what a plain queue does.
     #[test]
     fn those_who_wait_are_served_as_in_a_plain_queue(burst in 1u32..8, steps in steps()) {
-        let clock = Clock::manual();
-        let bucket = TokenBucket::per(1, nanos(4)).burst(burst.into()).clock(clock.clone());
-        let mut twin = Twin { level: 4 * i64::from(burst), burst: 4 * i64::from(burst), queue: VecDeque::new() };
-        let mut waiters: VecDeque<Waiter<'_>> = VecDeque::new();
-        for step in steps {
-            match step {
-                Step::Join(cost) if cost <= burst => {
-                    waiters.push_back(Box::pin(bucket.acquire_for(Call::new().cost(cost))));
-                    twin.queue.push_back(4 * i64::from(cost));
-                }
-                Step::Leave(index) if !waiters.is_empty() => {
-                    let at = index.index(waiters.len());
-                    drop(waiters.remove(at));
-                    twin.queue.remove(at);
-                }
-                Step::Try(cost) => {
-                    let units = 4 * i64::from(cost);
-                    let fits = twin.queue.is_empty() && units <= twin.level;
-                    prop_assert_eq!(bucket.try_acquire_for(Call::new().cost(cost)).is_ok(), fits);
-                    twin.level -= if fits { units } else { 0 };
-                }
-                Step::Charge(tokens) => {
-                    bucket.charge(tokens);
-                    twin.level -= 4 * i64::from(tokens);
-                }
-                Step::Refund(tokens) => {
-                    // What is more than the bucket holds nobody took.
-                    let tokens = i64::from(tokens).min((twin.burst - twin.level) / 4);
-                    bucket.refund(tokens as u32);
-                    twin.level += 4 * tokens;
-                }
-                Step::Pass(time) => {
-                    for _ in 0..time {
-                        clock.advance(nanos(1));
-                        twin.level = (twin.level + 1).min(twin.burst);
-                        prop_assert_eq!(served(&mut waiters)?, twin.serve());
-                    }
-                }
-                _ => {}
-            }
-            prop_assert_eq!(served(&mut waiters)?, twin.serve());
-            prop_assert_eq!(bucket.waiting(), twin.queue.len());
-            let there = if twin.queue.is_empty() { twin.level.max(0) / 4 } else { 0 };
-            prop_assert_eq!(bucket.available(), there as u64);
-        }
-        waiters.clear();
-        clock.advance(secs(1));
-        prop_assert_eq!(bucket.available(), u64::from(burst));
+        compare_with_a_plain_queue(burst, steps)?;
+    }
+
+    /// Whatever is given back or charged and whoever leaves meanwhile.
+    #[test]
+    fn a_pause_is_a_time_in_which_a_plain_queue_stands_still(burst in 1u32..8, steps in steps_with_pauses()) {
+        compare_with_a_plain_queue(burst, steps)?;
     }
 }
 

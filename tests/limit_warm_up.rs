@@ -129,6 +129,22 @@ fn a_debt_or_a_pause_is_not_lost_in_the_cold() {
     assert!(bucket.try_acquire().is_ok());
 }
 
+/// He has looked last before the bucket was full, so his tokens are no longer on its account.
+#[test]
+fn who_is_due_since_before_the_cold_passes_the_end_of_a_pause_and_takes_from_nobody() {
+    let (bucket, clock) = bucket();
+    bucket.take_up_to(30);
+    let due = bucket.reserve(Call::new().cost(5), SECOND).unwrap();
+    clock.advance(MINUTE * 5);
+    bucket.pause_until(clock.now() + SECOND * 20);
+    assert_eq!(due.wait(), SECOND * 20);
+    assert_eq!(bucket.try_acquire().unwrap_err().retry_after(), Some(SECOND * 20));
+    clock.advance(SECOND * 20);
+    assert_eq!((due.wait(), bucket.take_up_to(30)), (Duration::ZERO, 1));
+    drop(due);
+    assert_eq!(bucket.available(), 0, "nothing of it was there to be given back");
+}
+
 #[test]
 fn another_rate_is_as_warm_as_the_one_before() {
     let (bucket, clock) = bucket();

@@ -365,6 +365,27 @@ fn a_rate_that_changes_while_threads_take_loses_and_mints_nothing() {
     });
 }
 
+#[test]
+fn a_pause_holds_back_a_thread_that_takes_and_gives_back_meanwhile() {
+    model(|| {
+        let clock = Clock::manual();
+        let bucket = Arc::new(TokenBucket::per_second(4).burst(2).clock(clock.clone()));
+        let takes = {
+            let bucket = bucket.clone();
+            thread::spawn(move || match bucket.try_acquire() {
+                Ok(mut permit) => permit.settle(0),
+                Err(rejected) => assert_eq!(rejected.retry_after(), Some(SECOND)),
+            })
+        };
+        bucket.pause_until(clock.now() + SECOND);
+        assert_eq!(bucket.try_acquire().unwrap_err().retry_after(), Some(SECOND));
+        takes.join().unwrap();
+        assert_eq!(bucket.try_acquire().unwrap_err().retry_after(), Some(SECOND));
+        clock.advance(SECOND);
+        assert!(bucket.try_acquire().is_ok() && bucket.try_acquire().is_err());
+    });
+}
+
 /// Trap R7.
 #[test]
 fn a_waiter_that_leaves_wakes_the_next_while_the_clock_moves() {

@@ -82,6 +82,12 @@ impl Line {
         self.waiters.get_mut(first)
     }
 
+    /// Returns the word of the one behind.
+    pub(super) fn behind(&mut self, key: usize) -> Option<u64> {
+        let behind = self.waiters.after(key)?;
+        Some(self.get_mut(behind).next)
+    }
+
     fn change(&mut self, from: Option<usize>, mut change: impl FnMut(&mut Waiter)) -> Vec<Waker> {
         let mut woken = Vec::new();
         let mut next = from;

@@ -40,7 +40,7 @@ impl Quota {
         let (limit, remaining) = (rate.burst / rate.token, rate.available(full_at, now));
         // Nothing is missing, or one token less than is missing now.
         let more_at = full_at.saturating_sub(rate.units_of((limit - remaining).saturating_sub(1)));
-        let more_after = if remaining == limit { 0 } else { rate.wait(rate.flowed(now), more_at) };
+        let more_after = if remaining == limit { 0 } else { rate.time_of(more_at, now).saturating_sub(now) };
         let warm = Rate { warm_up: 0, ..*rate };
         let window = warm.wait(warm.flowed(warm.origin), warm.burst);
         Self {

@@ -33,6 +33,9 @@ pub(super) struct Rate {
     pub(super) token: u64,
     /// In so many nanoseconds after the origin the flow rises from a third to the whole; 0 if it is always whole.
     pub(super) warm_up: u64,
+    /// Before this nothing can be taken, in nanoseconds on the clock's timeline: the bucket is paused. What flows counts from
+    /// here on, so the origin is not earlier, but by the time that the bucket has warmed up.
+    pub(super) paused_until: u64,
 }
 
 impl Rate {
@@ -89,7 +92,17 @@ impl Rate {
         let (whole, token) = (tokens / common, period / common);
         if whole <= Self::MAX_WHOLE && token <= Self::MAX_BURST / burst {
             let burst = burst * token;
-            return Self { origin: 0, period: 1, whole, part: 0, reciprocal: 0, burst, token, warm_up: 0 };
+            return Self {
+                origin: 0,
+                period: 1,
+                whole,
+                part: 0,
+                reciprocal: 0,
+                burst,
+                token,
+                warm_up: 0,
+                paused_until: 0,
+            };
         }
         // The largest shifts that keep `tokens << shift <= period` and `burst << shift <= MAX_BURST`.
         let flow_shift = match (period / tokens).checked_ilog2() {
@@ -109,6 +122,7 @@ impl Rate {
             burst: burst << shift,
             token: 1 << shift,
             warm_up: 0,
+            paused_until: 0,
         }
     }
 
@@ -136,11 +150,22 @@ impl Rate {
         Self { origin: if warm_up > 0 { NEVER } else { 0 }, warm_up, ..self }
     }
 
-    /// The same rate with its origin now, or as long ago as its predecessor has warmed up.
+    /// The same rate with its origin now, or as long ago as its predecessor has warmed up; as paused as that.
     pub(super) const fn following(self, old: &Self, now: u64) -> Self {
         let warmth = now.saturating_sub(old.origin);
         let warmth = if warmth < old.warm_up { warmth } else { old.warm_up };
-        Self { origin: now - warmth, warm_up: old.warm_up, ..self }
+        Self { origin: now - warmth, warm_up: old.warm_up, paused_until: old.paused_until, ..self }
+    }
+
+    /// The same rate, paused: nothing has flowed before `at` but what the bucket has warmed up by.
+    pub(super) const fn paused(&self, at: u64) -> Self {
+        Self { paused_until: at, ..self.following(self, at) }
+    }
+
+    /// Returns now, or the end of the pause that holds now.
+    #[inline]
+    pub(super) const fn resumed(&self, now: u64) -> u64 {
+        if now < self.paused_until { self.paused_until } else { now }
     }
 
     /// Returns the rate and the word of a bucket that was full for as long as it takes to warm up, and so is cold; `None`
@@ -251,7 +276,7 @@ impl Rate {
 
     /// Returns the time at which there are `units`, seen from `now`.
     pub(super) const fn time_of(&self, units: u64, now: u64) -> u64 {
-        let now = if now > self.origin { now } else { self.origin };
+        let now = self.resumed(if now > self.origin { now } else { self.origin });
         now.saturating_add(self.wait(self.flowed(now), units))
     }
 
@@ -270,20 +295,23 @@ impl Rate {
     /// Returns what the word becomes when `cost` tokens are taken, and how many nanoseconds later they are there; `None`
     /// if they never are, or if the count has come to its end.
     #[inline]
-    pub(super) fn take(&self, full_at: u64, flowed: Flowed, cost: u32) -> Option<(u64, u64)> {
+    pub(super) fn take(&self, full_at: u64, now: u64, cost: u32) -> Option<(u64, u64)> {
         let cost = self.units_of(cost.into());
         if cost > self.burst {
             return None;
         }
+        let time = self.resumed(now);
+        let flowed = self.flowed(time);
         let next = full_at.max(flowed.units).saturating_add(cost);
         let wait = self.wait(flowed, next.saturating_sub(self.burst));
-        (next < Self::END).then_some((next, wait))
+        (next < Self::END).then_some((next, wait.saturating_add(time - now)))
     }
 
-    /// Returns what the word becomes when `cost` tokens are taken, if they are there and the rate always the same.
+    /// Returns what the word becomes when `cost` tokens are taken, if they are there and the rate always the same; nothing
+    /// is there during a pause, whatever the word.
     #[inline]
     pub(super) const fn take_at_once(&self, full_at: u64, now: u64, cost: u32) -> Option<u64> {
-        if self.warm_up > 0 {
+        if self.warm_up > 0 || now < self.paused_until {
             return None;
         }
         let flowed = self.flowed(now).units;
@@ -300,6 +328,9 @@ impl Rate {
 
     /// Returns how many whole tokens there are.
     pub(super) fn available(&self, full_at: u64, now: u64) -> u64 {
+        if now < self.paused_until {
+            return 0;
+        }
         self.level(full_at, now).max(0) as u64 / self.token
     }
 
@@ -366,14 +397,14 @@ mod tests {
     #[test]
     fn the_extremes_are_exact() {
         let slow = rate(1, 3_155_760_000 * SECOND, 1);
-        let (next, wait) = slow.take(0, slow.flowed(0), 1).unwrap();
+        let (next, wait) = slow.take(0, 0, 1).unwrap();
         assert_eq!(wait, 0);
-        assert_eq!(slow.take(next, slow.flowed(0), 1).unwrap().1, 3_155_760_000 * SECOND);
+        assert_eq!(slow.take(next, 0, 1).unwrap().1, 3_155_760_000 * SECOND);
 
         let fast = rate(SECOND, SECOND, 1 << 58);
         assert_eq!(fast.flowed(u64::MAX).units, u64::MAX);
         assert_eq!(fast.available(0, 0), 1 << 58);
-        assert_eq!(fast.take(u64::MAX >> 3, fast.flowed(0), 1), None);
+        assert_eq!(fast.take(u64::MAX >> 3, 0, 1), None);
         assert!(fast.is_worn(1 << 61) && !fast.is_worn(1 << 60));
 
         let longest = rate(1, 1 << 63, 1);

@@ -211,6 +211,11 @@ impl Drop for Reservation<'_> {
         };
         // What has flowed past by now was lost to the full bucket, and must not be given a second time.
         let back = cost.min(next.saturating_sub(rate.flowed(now).units));
+        let first = match *place {
+            Place::InLine(key) => line.behind(key),
+            _ => line.first().map(|waiter| waiter.next),
+        };
+        let back = bucket.spared(&rate, now, back, first);
         bucket.shared.adjust(|full_at| full_at.saturating_sub(back));
         let woken = match *place {
             Place::InLine(key) => line.give_up(key, back),

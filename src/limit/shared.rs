@@ -16,7 +16,7 @@ pub(super) struct Shared {
     /// Odd during a change.
     version: AtomicU64,
     word: AtomicU64,
-    fields: [AtomicU64; 8],
+    fields: [AtomicU64; 9],
 }
 
 const CHANGING: u64 = u64::MAX;
@@ -36,7 +36,7 @@ impl Shared {
 
     const_fn! {
         pub(super) fn new(rate: Rate) -> Self {
-            let Rate { origin, period, whole, part, reciprocal, burst, token, warm_up } = rate;
+            let Rate { origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until } = rate;
             Self {
                 version: AtomicU64::new(0),
                 word: AtomicU64::new(0),
@@ -49,6 +49,7 @@ impl Shared {
                     AtomicU64::new(burst),
                     AtomicU64::new(token),
                     AtomicU64::new(warm_up),
+                    AtomicU64::new(paused_until),
                 ],
             }
         }
@@ -72,7 +73,7 @@ impl Shared {
 
     const_fn! {
         fn into_rate(self) -> Rate {
-            let Self { fields: [origin, period, whole, part, reciprocal, burst, token, warm_up], .. } = self;
+            let Self { fields: [origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until], .. } = self;
             Rate {
                 origin: into_inner(origin),
                 period: into_inner(period),
@@ -82,6 +83,7 @@ impl Shared {
                 burst: into_inner(burst),
                 token: into_inner(token),
                 warm_up: into_inner(warm_up),
+                paused_until: into_inner(paused_until),
             }
         }
     }
@@ -117,9 +119,9 @@ impl Shared {
     #[inline]
     pub(super) fn rate(&self) -> Rate {
         // Relaxed: `read` orders them.
-        let [origin, period, whole, part, reciprocal, burst, token, warm_up] =
+        let [origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until] =
             self.fields.each_ref().map(|field| field.load(Ordering::Relaxed));
-        Rate { origin, period, whole, part, reciprocal, burst, token, warm_up }
+        Rate { origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until }
     }
 
     /// Returns which rate this is, counted from the first: for those who hold the lock that changes it.
@@ -149,16 +151,23 @@ impl Shared {
         self.version.store(version + 1, Ordering::Relaxed);
         fence(Ordering::Release);
         let seen = Self::seen(self.rate(), self.word.swap(CHANGING, Ordering::Relaxed), version);
-        let (Rate { origin, period, whole, part, reciprocal, burst, token, warm_up }, full_at) =
-            change(&seen.rate, seen.full_at);
-        let values = [origin, period, whole, part, reciprocal, burst, token, warm_up];
-        for (field, value) in self.fields.iter().zip(values) {
-            field.store(value, Ordering::Relaxed);
+        let (rate, full_at) = change(&seen.rate, seen.full_at);
+        for (field, (old, new)) in self.fields.iter().zip(values(&seen.rate).into_iter().zip(values(&rate))) {
+            // What stays as it is has nothing to tell, and a loom model nothing to try.
+            if old != new {
+                field.store(new, Ordering::Relaxed);
+            }
         }
         let changes = (seen.changes() + 1) % (1 << Self::CHANGES_BITS);
         self.word.store(Self::word(full_at, changes), Ordering::Relaxed);
         self.version.store(version + 2, Ordering::Release);
     }
+}
+
+/// In the order of the fields.
+const fn values(rate: &Rate) -> [u64; 9] {
+    let Rate { origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until } = *rate;
+    [origin, period, whole, part, reciprocal, burst, token, warm_up, paused_until]
 }
 
 impl Seen {

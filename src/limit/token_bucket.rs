@@ -8,7 +8,7 @@
 //! flowed back (the *theoretical arrival time* of the generic cell rate algorithm, ITU-T I.371; the "virtual
 //! scheduling" form of a token bucket). With a burst of 1 that is a leaky bucket: calls are spaced evenly.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::line::{Line, wake};
 use super::quota::Quota;
@@ -17,7 +17,7 @@ use super::reservation::Taken;
 use super::shared::{Seen, Shared};
 use crate::acquire::Acquire;
 use crate::call::Call;
-use crate::clock::{Clock, NEVER, nanos_of};
+use crate::clock::{Clock, NEVER};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook, Outcome};
 use crate::gate::{Gate, Permit, Residual, Ticket, until};
@@ -245,10 +245,14 @@ impl TokenBucket {
         self.waiters.get().map_or(0, |line| line.lock().len())
     }
 
-    /// Gives back tokens that were taken and not used; those who wait move up. The bucket holds no more than its burst.
+    /// Gives back tokens that were taken and not used; those who wait move up. The bucket holds no more than its burst, and
+    /// at the end of a pause no more than one token.
     pub fn refund(&self, tokens: u32) {
+        let now = self.clock.nanos();
         let mut line = self.line().lock();
-        let units = self.shared.rate().units_of(tokens.into());
+        let rate = self.shared.rate();
+        let first = line.first().map(|waiter| waiter.next);
+        let units = self.spared(&rate, now, rate.units_of(tokens.into()), first);
         self.shared.adjust(|full_at| full_at.saturating_sub(units));
         let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_sub(units));
         wake(line, woken);
@@ -266,29 +270,6 @@ impl TokenBucket {
         self.shared.adjust(|full_at| full_at.max(rate.flowed(now).units).saturating_add(units));
         let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_add(units));
         wake(line, woken);
-    }
-
-    /// Admits nobody before `at`, because the server said so; then one call, and more at the bucket's rate. A pause may end
-    /// after six days, where the rate is such that it is counted in the finest units.
-    ///
-    /// A pause is a debt: tokens that are given back meanwhile bring its end nearer, and another rate moves it.
-    pub fn pause_until(&self, at: Instant) {
-        let now = self.clock.nanos();
-        self.start_if_cold(&self.shared.read(), now);
-        self.renew(now);
-        let mut line = self.line().lock();
-        let rate = self.shared.rate();
-        let start = rate.flowed(nanos_of(at)).units.saturating_add(rate.burst);
-        match line.first() {
-            // The first one's tokens are there at `at`, and the others follow in their distances.
-            Some(first) => {
-                let later = start.saturating_sub(first.next);
-                self.shared.adjust(|full_at| full_at.saturating_add(later));
-                let woken = line.change_all(|waiter| waiter.next = waiter.next.saturating_add(later));
-                wake(line, woken);
-            }
-            None => self.shared.adjust(|full_at| full_at.max(start.saturating_sub(rate.units_of(1)))),
-        }
     }
 
     /// Those who have taken tokens in advance. Its lock is also the one that changes the rate.
@@ -359,7 +340,7 @@ impl TokenBucket {
         }
         let never = Refusal { reason: Reason::RateLimited, wait: NEVER };
         let rate = &seen.rate;
-        let (next, wait) = rate.take(seen.full_at, rate.flowed(now), call.cost).ok_or(never)?;
+        let (next, wait) = rate.take(seen.full_at, now, call.cost).ok_or(never)?;
         if wait > limit {
             return Err(Refusal { reason: Reason::RateLimited, wait });
         }
@@ -419,7 +400,7 @@ impl Gate for TokenBucket {
         let lost = if rate.warm_up > 0 {
             rate.cold(full_at, now).is_none()
         } else {
-            full_at > rate.flowed(now).units
+            now < rate.paused_until || full_at > rate.flowed(now).units
         };
         lost.then(|| until(rate.time_of(full_at, now).saturating_add(rate.warm_up)))
     }

@@ -101,7 +101,7 @@ impl<K: Eq> Table<K> {
 
     /// Says when so many tokens are there, or that they are there now.
     pub(super) fn refusal(&self, full_at: u64, now: u64, cost: u32) -> Decision {
-        match self.rate.take(full_at, self.rate.flowed(now), cost) {
+        match self.rate.take(full_at, now, cost) {
             Some((_, 0)) => Decision::Taken,
             Some((_, wait)) => Decision::Wait(wait),
             None => Decision::Never,
