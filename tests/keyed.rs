@@ -342,8 +342,8 @@ fn uses_fade_with_the_minutes_whether_or_not_others_come() {
         }
         (0..300).for_each(|_| drop(limits.try_acquire(&2)));
         let heaviest = limits.heaviest(2);
-        assert_eq!((heaviest[0], heaviest[1].0), ((2, 300), 1), "{heaviest:?}");
-        assert!(matches!(heaviest[1].1, 200 | 100), "{heaviest:?}");
+        // Where both are in one shard, the sweep may halve what has just come, too.
+        assert!(matches!(heaviest[..], [(2, 250..=300), (1, 100 | 200)]), "{heaviest:?}");
     }
 }
 
