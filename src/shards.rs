@@ -1,5 +1,6 @@
 //! What is found by key, in parts under locks of their own: [`Shards`].
 
+use std::cmp::Reverse;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use crate::error::absurd;
@@ -38,6 +39,24 @@ impl<T> Shards<T> {
         // As many as a power of two.
         let shard = hash.rotate_left(16) as usize & (self.shards.len() - 1);
         (&self.shards[shard].0, hash)
+    }
+
+    /// Returns the `n` keys that weigh most, the heaviest first.
+    pub(crate) fn heaviest<K: Clone, N: Ord + Copy>(
+        &self,
+        n: usize,
+        weights: impl Fn(&T) -> Vec<(&K, N)>,
+    ) -> Vec<(K, N)> {
+        let mut heaviest = Vec::new();
+        for shard in self.iter() {
+            let part = shard.lock();
+            let mut keys = weights(&part);
+            keys.sort_by_key(|(_, weight)| Reverse(*weight));
+            heaviest.extend(keys.into_iter().take(n).map(|(key, weight)| (key.clone(), weight)));
+        }
+        heaviest.sort_by_key(|(_, weight)| Reverse(*weight));
+        heaviest.truncate(n);
+        heaviest
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {

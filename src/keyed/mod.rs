@@ -324,16 +324,7 @@ impl<K: Eq + Hash, G: Gate> Keyed<K, G> {
         K: Clone,
     {
         let now = self.clock.nanos();
-        let mut heaviest = Vec::new();
-        for shard in self.shards.iter() {
-            let table = shard.lock();
-            let mut keys: Vec<(&K, u32)> = table.counts(now).collect();
-            keys.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-            heaviest.extend(keys.into_iter().take(n).map(|(key, count)| (key.clone(), count)));
-        }
-        heaviest.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        heaviest.truncate(n);
-        heaviest
+        self.shards.heaviest(n, |table| table.counts(now).collect())
     }
 
     #[inline]

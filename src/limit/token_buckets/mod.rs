@@ -352,16 +352,7 @@ impl<K: Eq + Hash> TokenBuckets<K> {
         K: Clone,
     {
         let now = self.clock.nanos();
-        let mut heaviest = Vec::new();
-        for shard in self.shards.iter() {
-            let table = shard.lock();
-            let mut keys: Vec<(&K, u64)> = table.missing(now).filter(|(_, missing)| *missing > 0).collect();
-            keys.sort_by_key(|(_, missing)| std::cmp::Reverse(*missing));
-            heaviest.extend(keys.into_iter().take(n).map(|(key, missing)| (key.clone(), missing)));
-        }
-        heaviest.sort_by_key(|(_, missing)| std::cmp::Reverse(*missing));
-        heaviest.truncate(n);
-        heaviest
+        self.shards.heaviest(n, |table| table.missing(now).filter(|(_, missing)| *missing > 0).collect())
     }
 
     #[inline]
