@@ -32,6 +32,7 @@ mod acquire;
 
 mod breaker;
 mod bulkhead;
+mod cache;
 mod concurrency;
 mod limit;
 mod shed;

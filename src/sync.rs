@@ -16,7 +16,9 @@ mod real {
     // parking_lot rather than std: as fast alone, two to three times the throughput under contention
     // and fairer between threads (figures in the design notes).
     pub(crate) use parking_lot::{Mutex, MutexGuard};
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence,
+    };
     pub(crate) use std::thread;
 
     use std::cell::Cell;
@@ -71,7 +73,7 @@ mod real {
 
 #[cfg(floodwall_loom)]
 mod modelled {
-    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
     pub(crate) use loom::sync::{Condvar, MutexGuard};
     pub(crate) use loom::thread::yield_now as back_off;
 

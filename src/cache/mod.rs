@@ -1,0 +1,3 @@
+//! A cache in memory that decides by itself what is worth keeping.
+
+mod evict;
