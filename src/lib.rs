@@ -32,7 +32,7 @@ mod acquire;
 
 mod breaker;
 mod bulkhead;
-mod cache;
+pub mod cache;
 mod concurrency;
 mod limit;
 mod shed;
