@@ -170,12 +170,8 @@ impl Clock {
     fn leave(&mut self, nodes: &impl Nodes, id: u32) -> u32 {
         let node = nodes.node(id);
         self.sketch.count(node.hash(), 1 + node.uses(), self.len());
-        if self.window.holds(nodes, id) {
-            self.window.unlink(nodes, id);
-            self.ghost.remember(node.hash());
-        } else {
-            self.main.unlink(nodes, id);
-        }
+        self.list(nodes, id).unlink(nodes, id);
+        self.ghost.remember(node.hash());
         id
     }
 }

@@ -49,7 +49,7 @@ impl Selector {
     /// What a score keeps from one decision to the next: half of it after 32 times as many accesses as entries.
     const FADE: f32 = 0.994_6;
     /// How many standard deviations a lead has to be.
-    const SURE: f32 = 3.0;
+    const SURE: f32 = 2.0;
     /// Hits that it costs to fill a window anew, for each of its entries.
     const COST: f32 = 0.25;
 
