@@ -62,7 +62,7 @@ impl Clock {
         self.window.len() + self.main.len()
     }
 
-    const fn weight(&self) -> u64 {
+    pub(super) const fn weight(&self) -> u64 {
         self.window.weight().wrapping_add(self.main.weight())
     }
 

@@ -106,6 +106,14 @@ impl Core {
         }
     }
 
+    /// What all entries weigh together.
+    pub(crate) const fn weight(&self) -> u64 {
+        match &self.kind {
+            Kind::Lru(lru) => lru.weight(),
+            Kind::Clock(clock) => clock.weight(),
+        }
+    }
+
     /// How many bytes it holds on the heap.
     pub(crate) fn memory(&self) -> usize {
         match &self.kind {

@@ -12,6 +12,10 @@ impl Lru {
         Self(List::new(1))
     }
 
+    pub(super) const fn weight(&self) -> u64 {
+        self.0.weight()
+    }
+
     pub(super) fn admit(&mut self, nodes: &impl Nodes, id: u32) {
         self.0.push(nodes, id);
     }

@@ -13,6 +13,8 @@ mod node;
 mod selector;
 mod simulator;
 mod sketch;
+#[cfg(all(test, not(floodwall_loom)))]
+mod tests;
 
 pub(crate) use self::choice::Choice;
 pub(crate) use self::core::Core;
