@@ -67,6 +67,12 @@ impl<K: Copy + Eq + Into<u64>> Mini<K> {
         self.weight
     }
 
+    /// How many entries there is room for, if those to come are like those that are here.
+    pub(super) fn room(&self) -> u64 {
+        let room = u128::from(self.capacity) * self.len() as u128 / u128::from(self.weight.max(1));
+        u64::try_from(room).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn memory(&self) -> usize {
         self.core.memory()
             + self.entries.nodes.capacity() * size_of::<Node>()

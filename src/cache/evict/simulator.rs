@@ -22,9 +22,13 @@ use super::selector::Selector;
 pub struct Simulator {
     cache: Mini<u64>,
     selector: Option<Selector>,
+    accesses: u64,
 }
 
 impl Simulator {
+    /// After so many accesses it is asked how many entries there is room for, which with weights may change.
+    const TURN: u64 = 1_024;
+
     /// Creates an empty cache that has room for this weight.
     pub fn new(eviction: Eviction, capacity: u64) -> Self {
         let mut cache = Mini::new(eviction, capacity);
@@ -32,7 +36,7 @@ impl Simulator {
         if let Some(selector) = &selector {
             cache.choose(selector.choice());
         }
-        Self { cache, selector }
+        Self { cache, selector, accesses: 0 }
     }
 
     /// Asks for a key by its hash, takes it in if it is missing, and returns whether it was there.
@@ -43,9 +47,13 @@ impl Simulator {
     pub fn access(&mut self, hash: u64, weight: u64) -> bool {
         let is_hit = self.cache.access(hash, weight);
         if let Some(selector) = &mut self.selector {
+            self.accesses += 1;
+            if self.accesses % Self::TURN == 0 {
+                selector.fit(self.cache.room());
+            }
             let hash = (hash ^ (hash >> 32)) as u32;
             if Selector::is_sampled(hash, selector.limit()) {
-                if let Some(choice) = selector.access(hash) {
+                if let Some(choice) = selector.access(hash, is_hit) {
                     self.cache.choose(choice);
                 }
             }

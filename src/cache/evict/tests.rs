@@ -295,7 +295,7 @@ fn a_million_entries_cost_less_than_ten_bytes_each() {
     (0..62_500).for_each(|id| nodes.admit(&mut core, id));
     let mut selector = Selector::new(1_000_000);
     for hash in 0..100_000 {
-        selector.access(hash);
+        selector.access(hash, false);
     }
     let bytes = (core.memory() * 16 + selector.memory()) as f64 / 1e6;
     assert!(bytes < 10.0, "{bytes} bytes an entry");
@@ -314,23 +314,33 @@ fn choices_are_distinct_and_the_first_is_one_of_them() {
 
 #[test]
 fn a_selector_goes_over_to_a_large_window_for_a_stack_and_back_for_a_loop() {
+    let mut cache = Mini::<u32>::new(Eviction::Adaptive, 1_000);
     let mut selector = Selector::new(1_000);
+    let mut access = |selector: &mut Selector, hash| {
+        let is_hit = cache.access(hash, 1);
+        if let Some(choice) = selector.access(hash, is_hit) {
+            cache.choose(choice);
+        }
+        is_hit
+    };
     let mut rng = Rng::seeded(1);
     let mut stack = VecDeque::new();
     for new in 0..60_000u32 {
         // Recently used keys are asked for again, soon, and then never more.
         stack.push_front(new.wrapping_mul(0x9e37_79b1));
         stack.truncate(700);
-        selector.access(stack[0]);
+        access(&mut selector, stack[0]);
         let again = stack[rng.up_to(stack.len() as u64 - 1) as usize];
-        selector.access(again);
+        access(&mut selector, again);
     }
     assert!(selector.choice().window > 300, "{:?}", selector.choice());
     let ratios = selector.ratios().unwrap();
     assert!(ratios.half < ratios.same && ratios.same <= ratios.double + 0.02, "{ratios:?}");
+    let mut hits = 0;
     for request in 0..100_000u32 {
-        selector.access((request % 1_500).wrapping_mul(0x85eb_ca6b));
+        hits += u32::from(access(&mut selector, (request % 1_500).wrapping_mul(0x85eb_ca6b)));
     }
+    assert!(hits > 50_000, "{hits} of at most 66,000");
     assert!(selector.choice().window < 50, "{:?}", selector.choice());
     let ratios = selector.ratios().unwrap();
     assert!(ratios.double > 0.9 && ratios.half < 0.5, "{ratios:?}");
