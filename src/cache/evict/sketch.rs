@@ -107,9 +107,8 @@ impl Sketch {
         let count = u64::from((least(line, &spots) + uses).min(Self::MAX));
         for row in 0..4 {
             let (word, shift) = (&mut line.0[spots.words[row]], spots.shifts[row]);
-            if *word >> shift & 15 < count {
-                *word = *word & !(15 << shift) | count << shift;
-            }
+            // Only counters below it are raised; without a branch, which nobody could predict.
+            *word += count.saturating_sub((*word >> shift) & 15) << shift;
         }
         let period = (entries as u64).max(8) * Self::PERIOD;
         self.counted += u64::from(uses);

@@ -345,3 +345,40 @@ fn a_selector_goes_over_to_a_large_window_for_a_stack_and_back_for_a_loop() {
     let ratios = selector.ratios().unwrap();
     assert!(ratios.double > 0.9 && ratios.half < 0.5, "{ratios:?}");
 }
+
+/// Hits in percent of keys drawn by Zipf's law, with scans between, by shards that share one selector.
+fn sharded(shards: usize, capacity: u64, keys: usize, requests: u64) -> f64 {
+    let sums = (1..=keys)
+        .scan(0.0, |sum, rank| {
+            *sum += 1.0 / rank as f64;
+            Some(*sum)
+        })
+        .collect::<Vec<_>>();
+    let mut minis = (0..shards)
+        .map(|_| Mini::<u64>::new(Eviction::Adaptive, capacity / shards as u64))
+        .collect::<Vec<_>>();
+    let mut selector = Selector::new(capacity);
+    let mut hits = 0;
+    for time in 0..requests {
+        let draw = Rng::seeded(time).next() as f64 / u64::MAX as f64 * sums[keys - 1];
+        let rank = sums.partition_point(|&sum| sum < draw) as u64;
+        let key = if time / (capacity / 2) % 3 == 2 { 1 << 40 | time } else { rank };
+        let hash = Rng::seeded(!key).next();
+        let is_hit = minis[hash as usize % shards].access(hash, 1);
+        hits += u64::from(is_hit);
+        let short = (hash >> 32) as u32;
+        if Selector::is_sampled(short, selector.limit()) {
+            if let Some(choice) = selector.access(short, is_hit) {
+                minis.iter_mut().for_each(|mini| mini.choose(choice));
+            }
+        }
+    }
+    hits as f64 * 100.0 / requests as f64
+}
+
+#[test]
+fn shards_hit_what_one_cache_hits() {
+    let one = sharded(1, 8_192, 100_000, 200_000);
+    let many = sharded(64, 8_192, 100_000, 200_000);
+    assert!((one - many).abs() < 1.0, "one {one}, many {many}");
+}
