@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["call", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],
-    &["breaker", "bulkhead", "concurrency", "limit", "shed", "throttle"],
+    &["breaker", "bulkhead", "cache", "concurrency", "limit", "shed", "throttle"],
     &["headers"],
     &["keyed"],
     &["policy"],
