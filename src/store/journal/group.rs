@@ -147,14 +147,14 @@ impl Group {
         let mut lead = Lead { group: self, log: Some(log), batch, told: false };
         let Some(log) = &mut lead.log else { return };
         let committed = log.commit(&mut lead.batch);
-        let close = lead.batch.close && committed.is_ok();
         lead.tell(committed.clone());
-        let tidied = match (committed, &mut lead.log) {
-            (Ok(()), Some(log)) if !close => log.tidy(),
-            (committed, _) => committed,
+        let end = match (committed, &mut lead.log) {
+            (Err(error), _) if error.is_final() => Some(error),
+            (Ok(()), _) if lead.batch.close => Some(JournalError::Closed),
+            // Also when the disk is full: this is what makes room.
+            (_, Some(log)) => log.tidy().err(),
+            (_, None) => None,
         };
-        let end =
-            if close { Some(JournalError::Closed) } else { tidied.err().filter(JournalError::is_final) };
         lead.give_back(end);
     }
 }
