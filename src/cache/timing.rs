@@ -72,6 +72,35 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
         self.settings.rules.jitter = share_within_1("jitter", share);
         self
     }
+
+    /// Refreshes an entry when it has lived `share` of its time to live: whoever loads it next after that gets what is
+    /// there, and a new one is loaded. Default: 1, when its time is over.
+    ///
+    /// An entry that is asked for often then never ends. See [`refresh`](super#freshness) for who loads.
+    ///
+    /// # Panics
+    ///
+    /// If `share` is not within 0 and 1.
+    #[track_caller]
+    pub fn refresh_ahead(mut self, share: f64) -> Self {
+        self.settings.rules.ahead = share_within_1("refresh_ahead", share);
+        self
+    }
+
+    /// Gives an entry out for so long after its time to those who would load it, while it is refreshed. Default: zero.
+    pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
+        self.settings.rules.revalidate = saturating_nanos(time);
+        self
+    }
+
+    /// Gives an entry out for so long after its time to those whose load fails. Default: zero.
+    ///
+    /// After a failure it is given out without a load for a second; later for half of the time for which it is over, up to
+    /// a minute.
+    pub fn stale_if_error(mut self, time: Duration) -> Self {
+        self.settings.rules.on_error = saturating_nanos(time);
+        self
+    }
 }
 
 impl<K: Hash + Eq, V> CacheBuilder<K, Option<V>> {
