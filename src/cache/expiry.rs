@@ -14,7 +14,6 @@ use crate::rng::Rng;
 /// # use std::time::Duration;
 /// use floodwall::{Cache, Clock};
 ///
-/// # #[derive(Debug)]
 /// struct Token { lasts: Duration }
 /// let clock = Clock::manual();
 /// let tokens = Cache::builder(100)
@@ -128,7 +127,8 @@ impl Rules {
         let cap = now.saturating_add(ttl);
         let mut life = Life { now, ..Life::FOREVER };
         let leaves = self.leaves(cap.min(now.saturating_add(self.idle)));
-        let due = if ttl == NEVER { NEVER } else { cap.min(now.saturating_add(share_of(ttl, self.ahead))) };
+        // Even: the lowest bit says that it was moved.
+        let due = cap.min(now.saturating_add(share_of(ttl, self.ahead))) & !1;
         for (word, time) in [(0, leaves), (self.due_word(), due), (self.cap_word(), cap)] {
             if let Some(word) = life.words.get_mut(word) {
                 *word = time;

@@ -210,7 +210,6 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     /// ```
     /// use floodwall::Cache;
     ///
-    /// # #[derive(Debug)]
     /// struct Order { customer: u32 }
     /// let orders = Cache::builder(100).tags(|_id: &u64, order: &Order| [order.customer]).build();
     /// orders.insert(1, Order { customer: 7 })?;

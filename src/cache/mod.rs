@@ -7,6 +7,7 @@
 mod builder;
 mod entries;
 mod expiry;
+mod fresh;
 mod inner;
 mod invalidate;
 mod snapshot;
@@ -82,7 +83,7 @@ struct Settings<K, V> {
 }
 
 /// A value that [`Cache::insert`] did not take: it weighs more than one entry may. It is given back here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TooHeavy<V> {
     /// The value.
@@ -99,7 +100,17 @@ impl<V> fmt::Display for TooHeavy<V> {
     }
 }
 
-impl<V: fmt::Debug> std::error::Error for TooHeavy<V> {}
+// Whatever the value is: `unwrap` and `?` must not ask more of it than the cache does.
+impl<V> fmt::Debug for TooHeavy<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TooHeavy")
+            .field("weight", &self.weight)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V> std::error::Error for TooHeavy<V> {}
 
 impl<K: Hash + Eq, V> Cache<K, V> {
     /// Makes a cache of at most `capacity` entries. The rest of the settings: [`builder`](Cache::builder).

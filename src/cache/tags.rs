@@ -145,3 +145,48 @@ impl Hasher for AsItIs {
         self.0 = hash;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cache::Cache;
+
+    #[test]
+    fn the_index_knows_of_nothing_that_is_not_there() {
+        let cache = Cache::builder(8).tags(|key: &u32, tags: &Vec<u32>| {
+            tags.iter().copied().chain([key % 2, 100, 100]).collect::<Vec<_>>()
+        });
+        let cache = cache.weigher(|_, tags| 1 + tags.len() as u64).build();
+        let index = || cache.inner.settings.tags.as_ref().unwrap().len();
+        for round in 0..1_000u32 {
+            let tags: Vec<u32> = (0..round % 10).collect();
+            let _ = cache.insert(round % 13, tags);
+            if round % 7 == 0 {
+                cache.remove(&(round % 13));
+            }
+            if round % 50 == 0 {
+                cache.remove_tag(&3_u32);
+            }
+            let mut carried = 0;
+            cache.for_each(|key, tags| {
+                let mut tags: Vec<u32> = tags.iter().copied().chain([key % 2, 100]).collect();
+                tags.sort_unstable();
+                tags.dedup();
+                carried += tags.len();
+            });
+            assert_eq!(index(), carried, "in round {round}");
+        }
+        cache.clear();
+        assert_eq!(index(), 0);
+    }
+
+    #[test]
+    fn a_load_that_began_before_a_tag_was_removed_is_told() {
+        let cache = Cache::<u32, u32>::builder(8).tags(|_: &u32, value: &u32| [*value]).build();
+        let tags = cache.inner.settings.tags.as_ref().unwrap();
+        let began = tags.removals();
+        assert!(!tags.removed_since(began, &1, &7));
+        cache.remove_tag(&7_u32);
+        assert!(tags.removed_since(began, &1, &7));
+        assert!(!tags.removed_since(tags.removals(), &1, &7), "what begins later is kept");
+    }
+}
