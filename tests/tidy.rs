@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["headers"],
     &["keyed"],
     &["policy"],
+    &["store"],
 ];
 
 /// Adapters use what the crate exports, and the one lock.

@@ -1,0 +1,5 @@
+//! The system of record behind a cache.
+
+#[cfg(feature = "journal")]
+#[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
+pub mod journal;
