@@ -30,6 +30,8 @@ mod semaphore;
 
 mod acquire;
 
+mod flight;
+
 mod breaker;
 mod bulkhead;
 pub mod cache;
@@ -76,6 +78,7 @@ pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, Ci
 pub use bulkhead::Bulkhead;
 pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
+pub use flight::{FlightAt, OwnErrors, SharedErrors, Sharing, SingleFlight};
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
