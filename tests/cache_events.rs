@@ -141,6 +141,26 @@ fn a_tag_is_found_after_its_entry_was_written_again() {
 }
 
 #[test]
+fn what_has_lost_its_tag_while_the_tag_is_removed_stays() {
+    let slot: Arc<OnceLock<Cache<u32, u32>>> = Arc::default();
+    let inside = slot.clone();
+    let cache = Cache::builder(10)
+        .tags(|_: &u32, value: &u32| [*value])
+        .listener(move |key: &u32, _: &u32, cause| {
+            // Whichever of the two goes first, the other one changes.
+            if cause == Cause::Explicit {
+                inside.get().unwrap().insert(3 - *key, 8).unwrap();
+            }
+        })
+        .build();
+    slot.set(cache.clone()).unwrap();
+    cache.insert(1, 7).unwrap();
+    cache.insert(2, 7).unwrap();
+    assert_eq!(cache.remove_tag(&7_u32), 1);
+    assert_eq!(cache.iter().map(|(_, value)| value).collect::<Vec<_>>(), [8]);
+}
+
+#[test]
 fn tags_need_to_be_told() {
     let cache: Cache<u32, u32> = filled(1);
     assert!(catch_unwind(AssertUnwindSafe(|| cache.remove_tag("a"))).is_err());

@@ -213,3 +213,51 @@ pub(super) fn share_of(time: u64, share: u64) -> u64 {
 pub(super) fn fixed(share: f64) -> Option<u64> {
     (0.0..=1.0).contains(&share).then_some((share * WHOLE as f64) as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::AtomicU64;
+
+    fn entry(rules: &Rules, now: u64) -> Vec<AtomicU64> {
+        let life = rules.life(now, rules.ttl, 7);
+        life.words[..rules.words()].iter().map(|word| AtomicU64::new(*word)).collect()
+    }
+
+    #[test]
+    fn an_entry_keeps_no_more_words_than_it_needs() {
+        let words = |rules: Rules| rules.words();
+        let (ttl, idle, on_error) = (10, 10, 10);
+        assert_eq!(words(Rules::FOREVER), 0);
+        assert_eq!(words(Rules { ttl, ..Rules::FOREVER }), 1);
+        assert_eq!(words(Rules { idle, ..Rules::FOREVER }), 1);
+        assert_eq!(words(Rules { ttl, idle, ..Rules::FOREVER }), 2);
+        assert_eq!(words(Rules { ttl, on_error, ..Rules::FOREVER }), 2);
+        assert_eq!(words(Rules { ttl, idle, on_error, ..Rules::FOREVER }), 3);
+    }
+
+    #[test]
+    fn a_late_reader_moves_no_time_that_another_has_seen_end() {
+        let rules = Rules { idle: 1_000, ..Rules::FOREVER };
+        let entry = entry(&rules, 0);
+        let times = Times(&entry);
+        assert_eq!(rules.left(times, 999), Some(1));
+        assert_eq!(rules.left(times, 1_000), None);
+        // It read the clock before, and comes late.
+        rules.used(times, 999);
+        rules.live_on(times, 999, 1_000_000);
+        assert_eq!(rules.left(times, 1_000), None);
+        assert!(times.is_over(1_000));
+    }
+
+    #[test]
+    fn reads_soon_after_each_other_write_once() {
+        let rules = Rules { idle: 25_600, ..Rules::FOREVER };
+        let entry = entry(&rules, 0);
+        let times = Times(&entry);
+        rules.used(times, 100);
+        assert_eq!(times.expires(), 25_600);
+        rules.used(times, 102);
+        assert_eq!(times.expires(), 25_702);
+    }
+}
