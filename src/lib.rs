@@ -44,6 +44,8 @@ mod keyed;
 
 mod policy;
 
+pub mod store;
+
 #[cfg(feature = "tower")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
 pub mod tower;
@@ -91,6 +93,9 @@ pub use policy::{
     Always, Blocking, Chaos, Failover, Fallback, Gated, Hedge, Instead, Once, Policy, Replace, Retry,
     RetryBudget, Timeout,
 };
+
+// The system of record.
+pub use store::{Store, WriteBehind, WriteBehindBuilder};
 
 pub mod chaos {
     //! What a [`Chaos`](crate::Chaos) can inject.

@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["headers"],
     &["keyed"],
     &["policy"],
+    &["store"],
 ];
 
 /// Adapters use what the crate exports, and the one lock.
