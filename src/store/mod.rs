@@ -7,6 +7,9 @@ mod bell;
 mod behind;
 mod blocking;
 mod codec;
+#[cfg(feature = "journal")]
+#[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
+pub mod journal;
 mod memory;
 mod offload;
 #[cfg(feature = "sqlite")]
