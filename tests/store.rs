@@ -22,7 +22,8 @@ where
     store.save(&1, &a).await.unwrap();
     store.save(&1, &b).await.unwrap();
     assert_eq!(store.load(&1).await.unwrap(), text("b"));
-    let writes = [Write::remove(&1), Write::save(&2, &c).sequence(7), Write::remove(&3), Write::save(&u64::MAX, &a)];
+    let writes =
+        [Write::remove(&1), Write::save(&2, &c).sequence(7), Write::remove(&3), Write::save(&u64::MAX, &a)];
     let results = store.write_many(&writes).await.unwrap();
     assert!(results.len() == 4 && results.iter().all(Result::is_ok));
     let loaded = store.load_many(&[&1, &2, &u64::MAX, &2]).await.unwrap();
@@ -195,7 +196,8 @@ mod sqlite {
     #[test]
     fn a_write_that_the_table_refuses_leaves_the_others_of_its_batch() {
         let connection = rusqlite::Connection::open_in_memory().unwrap();
-        let table = "CREATE TABLE t (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL CHECK (length(value) < 4))";
+        let table =
+            "CREATE TABLE t (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL CHECK (length(value) < 4))";
         connection.execute(table, []).unwrap();
         let store = Sqlite::<u64, String>::new(connection, "t").unwrap();
         let (short, long) = ("abc".to_string(), "abcd".to_string());

@@ -42,7 +42,11 @@ fn poll<F: Future + ?Sized>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
 }
 
 /// As [`finish`], beside a runner.
-fn finish_beside(run: &mut Pin<Box<impl Future<Output = ()>>>, clock: &Clock, future: impl Future<Output = ()>) -> u64 {
+fn finish_beside(
+    run: &mut Pin<Box<impl Future<Output = ()>>>,
+    clock: &Clock,
+    future: impl Future<Output = ()>,
+) -> u64 {
     let mut future = Box::pin(future);
     finish(
         clock,
@@ -290,11 +294,7 @@ fn a_store_that_panics_loses_nothing() {
 #[test]
 fn an_open_circuit_costs_no_attempt_and_a_batch_of_failures_opens_it() {
     let (store, clock) = (Faulty::new(), Clock::manual());
-    let breaker = CircuitBreaker::builder()
-        .failures(3)
-        .open_for(secs(60))
-        .clock(clock.clone())
-        .build();
+    let breaker = CircuitBreaker::builder().failures(3).open_for(secs(60)).clock(clock.clone()).build();
     let behind =
         builder(&store, &clock).policy(Arc::new(breaker)).dead_letters(|letter| panic!("{letter:?}")).build();
     let mut run = Box::pin(behind.run());
@@ -478,7 +478,9 @@ fn retries_and_what_is_given_up_are_heard() {
     let behind = builder(&store, &clock)
         .backoff(Constant::new(secs(1)).attempts(2))
         .dead_letters(|_| {})
-        .observe("counts", move |name: &str, event: Event| heard.lock().unwrap().push((name.to_owned(), event)))
+        .observe("counts", move |name: &str, event: Event| {
+            heard.lock().unwrap().push((name.to_owned(), event))
+        })
         .build();
     let mut run = Box::pin(behind.run());
     store.set(Mood::Picky(HashSet::from([1])));

@@ -3,8 +3,8 @@
 //! For data whose truth lies in a database, with a cache in front of it. When **not** to use it: where several rows
 //! change together or a query selects them; that is what the database's own client is for.
 
-mod bell;
 mod behind;
+mod bell;
 mod blocking;
 mod codec;
 #[cfg(feature = "journal")]
@@ -15,7 +15,9 @@ mod offload;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-pub use behind::{Backlog, DeadLetter, Unwritten, WhenFull, WriteBehind, WriteBehindBuilder, WriteBehindError};
+pub use behind::{
+    Backlog, DeadLetter, Unwritten, WhenFull, WriteBehind, WriteBehindBuilder, WriteBehindError,
+};
 pub use blocking::{BlockingStore, InPlace};
 #[cfg(feature = "serde")]
 pub use codec::Json;

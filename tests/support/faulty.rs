@@ -96,7 +96,8 @@ impl Store<u64, u64> for Faulty {
     }
 
     async fn write_many(&self, writes: &[Write<'_, u64, u64>]) -> Batch<(), Broken> {
-        let batch: Vec<_> = writes.iter().map(|write| (*write.key, write.value.copied(), write.sequence)).collect();
+        let batch: Vec<_> =
+            writes.iter().map(|write| (*write.key, write.value.copied(), write.sequence)).collect();
         for (key, ..) in &batch {
             assert!(self.writing.lock().unwrap().insert(*key), "two operations for one key at a time");
         }

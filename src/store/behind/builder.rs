@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dirty::Limits;
+use super::keep::Keep;
+#[cfg(feature = "journal")]
+use super::keep::{Journaled, decoded};
 use super::{Inner, WriteBehind};
 use crate::backoff::{Backoff, Exponential};
 use crate::clock::Clock;
@@ -15,6 +18,10 @@ use crate::policy::Policy;
 use crate::rng::Seeds;
 use crate::setters::setters;
 use crate::store::Store;
+#[cfg(feature = "journal")]
+use crate::store::journal::{Journal, Recovery};
+#[cfg(feature = "journal")]
+use crate::store::{Codec, CodecError};
 
 /// Builds a [`WriteBehind`]; made by [`WriteBehind::builder`].
 #[must_use = "call build"]
@@ -22,6 +29,9 @@ pub struct WriteBehindBuilder<K: Send + Sync, V: Send + Sync, S: Store<K, V>, P 
     store: S,
     policy: P,
     settings: Settings<K, V, S::Error>,
+    keep: Option<Box<dyn Keep<K, V, S::Error>>>,
+    /// What was kept before a crash.
+    kept: Vec<(K, Option<V>, u64)>,
     limits: Limits,
     max_bytes: u64,
     seeds: Seeds,
@@ -89,6 +99,8 @@ where
                 give_up_when: None,
                 dead_letters: None,
             },
+            keep: None,
+            kept: Vec::new(),
             limits: Limits { batch: 256, batch_bytes: 1 << 20, delay: 1_000_000_000 },
             max_bytes: 64 << 20,
             seeds: Seeds::from_entropy(),
@@ -103,8 +115,8 @@ where
     /// say, costs its writes no attempt; they wait as long as the rejection asks for. A timeout may cut off a write that
     /// is then made a second time, as everything here may be.
     pub fn policy<P>(self, policy: P) -> WriteBehindBuilder<K, V, S, P> {
-        let Self { store, policy: (), settings, limits, max_bytes, seeds, clock, hook } = self;
-        WriteBehindBuilder { store, policy, settings, limits, max_bytes, seeds, clock, hook }
+        let Self { store, policy: (), settings, keep, kept, limits, max_bytes, seeds, clock, hook } = self;
+        WriteBehindBuilder { store, policy, settings, keep, kept, limits, max_bytes, seeds, clock, hook }
     }
 }
 
@@ -203,6 +215,54 @@ where
         self
     }
 
+    /// Keeps each write in `journal` before it is taken, until the store has it. Default: what is not written is lost when
+    /// the process ends.
+    ///
+    /// What `recovery` found there, at the opening of the journal, is taken as if it had been written now. The bytes are
+    /// those of `codec`. A write returns, and is seen by readers, when it is as safe as the journal's
+    /// [`Durability`](crate::store::journal::Durability) says. [`close`](WriteBehind::close) closes the journal, if
+    /// nothing is left in it.
+    ///
+    /// ```
+    /// # let folder = std::env::temp_dir().join(format!("floodwall-doc-{}", std::process::id()));
+    /// # use std::{sync::Arc, time::Duration};
+    /// use floodwall::WriteBehind;
+    /// use floodwall::store::journal::Journal;
+    /// use floodwall::store::{MemoryStore, Plain, Store};
+    ///
+    /// let database = Arc::new(MemoryStore::<u64, u64>::new());
+    /// let open = || -> Result<_, Box<dyn std::error::Error>> {
+    ///     let (journal, recovery) = Journal::open(&folder)?;
+    ///     Ok(WriteBehind::builder(database.clone()).journal(journal, &recovery, Plain)?.build())
+    /// };
+    /// let counts = open()?;
+    /// counts.save_blocking(&7, &1)?;
+    /// drop(counts); // or the process is killed
+    ///
+    /// let counts = open()?;
+    /// assert_eq!(counts.load_blocking(&7)?, Some(1));
+    /// assert!(counts.close_blocking(Duration::from_secs(5)).is_empty());
+    /// assert_eq!(database.load_blocking(&7)?, Some(1));
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When what was found is not of these types.
+    #[cfg(feature = "journal")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
+    pub fn journal<C: Codec<K> + Codec<V> + 'static>(
+        mut self,
+        journal: Journal,
+        recovery: &Recovery,
+        codec: C,
+    ) -> Result<Self, CodecError> {
+        self.kept = decoded(recovery, &codec)?;
+        self.keep = Some(Box::new(Journaled { journal, codec }));
+        Ok(self)
+    }
+
     /// Draws the same jitter in each run. Default: a random seed.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seeds = Seeds::seeded(seed);
@@ -216,8 +276,10 @@ where
     where
         P: Policy<Vec<Result<(), S::Error>>, S::Error>,
     {
-        let Self { store, policy, settings, limits, max_bytes, seeds, clock, hook } = self;
-        WriteBehind { inner: Arc::new(Inner::new(store, policy, settings, limits, max_bytes, seeds, clock, hook)) }
+        let Self { store, policy, settings, keep, kept, limits, max_bytes, seeds, clock, hook } = self;
+        let inner = Inner::new(store, policy, settings, keep, limits, max_bytes, seeds, clock, hook);
+        inner.take_again(kept);
+        WriteBehind { inner: Arc::new(inner) }
     }
 }
 

@@ -62,8 +62,12 @@ pub(crate) struct Counts {
 }
 
 struct Entry<V> {
-    /// How many writers are about to add a change: it stays until they have.
-    pins: u32,
+    /// Writers that are getting a number, or have one and are about to add their change: it stays until they have.
+    pins: Vec<u64>,
+    /// How many pins there were.
+    pinned: u64,
+    /// Writes that are done, each with the number of the first pin that cannot be older.
+    held: Vec<(u64, u64)>,
     /// The number of the newest write that was seen, landed or not.
     latest: u64,
     /// What is not in the store yet.
@@ -73,7 +77,7 @@ struct Entry<V> {
 
 impl<V> Entry<V> {
     fn clean() -> Self {
-        Self { pins: 0, latest: 0, change: None, state: State::Ready }
+        Self { pins: Vec::new(), pinned: 0, held: Vec::new(), latest: 0, change: None, state: State::Ready }
     }
 }
 
@@ -99,9 +103,14 @@ struct Change<V> {
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     Ready,
-    Late { until: u64 },
+    Late {
+        until: u64,
+    },
     /// The change of this number; a newer one may be there already.
-    Flying { sequence: u64, epoch: u64 },
+    Flying {
+        sequence: u64,
+        epoch: u64,
+    },
 }
 
 /// One write of a batch.
@@ -130,7 +139,11 @@ pub(crate) enum Fate {
     Untried,
     /// Its batch failed, and it may have been any of them.
     Unclear,
-    Failed { delay: u64, alone: bool, give_up: GiveUp },
+    Failed {
+        delay: u64,
+        alone: bool,
+        give_up: GiveUp,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -144,7 +157,7 @@ pub(crate) enum GiveUp {
 /// What a caller must see to after a change.
 pub(crate) struct Freed<K, V> {
     pub(super) bytes: u64,
-    /// The number of a write that need not be remembered any more.
+    /// The number of a write that need not be kept any more.
     pub(super) done: Option<u64>,
     /// To be dropped outside the lock.
     pub(super) _garbage: (Option<Arc<K>>, Option<Arc<V>>),
@@ -189,21 +202,37 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
         self.entries.get(key)?.change.as_ref().map(|change| change.value.clone())
     }
 
-    /// Keeps the numbers of `key` until [`unpin`](Self::unpin): a write that gets its number first and is added
-    /// second must be known for an old one, also when the newer one has landed meanwhile.
-    pub(super) fn pin(&mut self, key: &Arc<K>) {
-        self.entries.entry(key.clone()).or_insert_with(Entry::clean).pins += 1;
+    /// Keeps the numbers of `key` until [`unpin`](Self::unpin) is told of the pin, which this returns.
+    ///
+    /// A write that gets its number first and is added second is known for an old one then, also when the newer one has
+    /// landed meanwhile; and the newer one is [kept](super::keep) until that is so. Otherwise a crash between the two
+    /// could bring back the old one alone.
+    pub(super) fn pin(&mut self, key: &Arc<K>) -> u64 {
+        let entry = self.entries.entry(key.clone()).or_insert_with(Entry::clean);
+        entry.pinned += 1;
+        entry.pins.push(entry.pinned);
+        entry.pinned
     }
 
-    pub(super) fn unpin(&mut self, key: &Arc<K>) -> Option<Arc<K>> {
-        let entry = self.entries.get_mut(key)?;
-        entry.pins -= 1;
-        self.forget_if_clean(key)
+    /// Returns the numbers of writes that need not be kept any more.
+    pub(super) fn unpin(&mut self, key: &Arc<K>, pin: u64) -> (Vec<u64>, Option<Arc<K>>) {
+        let Some(entry) = self.entries.get_mut(key) else { return (Vec::new(), None) };
+        entry.pins.retain(|other| *other != pin);
+        let oldest = entry.pins.iter().copied().min().unwrap_or(NEVER);
+        let mut done = Vec::new();
+        entry.held.retain(|(barrier, sequence)| {
+            let is_held = oldest < *barrier;
+            if !is_held {
+                done.push(*sequence);
+            }
+            is_held
+        });
+        (done, self.forget_if_clean(key))
     }
 
     fn forget_if_clean(&mut self, key: &Arc<K>) -> Option<Arc<K>> {
         let entry = self.entries.get(key)?;
-        if entry.pins > 0 || entry.change.is_some() {
+        if !entry.pins.is_empty() || entry.change.is_some() {
             return None;
         }
         self.entries.remove_entry(key).map(|(key, _)| key)
@@ -316,7 +345,9 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
         for (&order, key) in &self.ready {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             let Some(change) = &entry.change else { continue };
-            if !items.is_empty() && (items.len() == self.window || bytes + change.bytes > self.limits.batch_bytes) {
+            if !items.is_empty()
+                && (items.len() == self.window || bytes + change.bytes > self.limits.batch_bytes)
+            {
                 break;
             }
             if change.alone && !items.is_empty() {
@@ -345,7 +376,13 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
     }
 
     /// Hears how a batch went, before [`land`](Self::land) is told of its items.
-    pub(super) fn batch_ended(&mut self, landed: usize, items: usize, pause: Option<u64>, failed_whole: bool) {
+    pub(super) fn batch_ended(
+        &mut self,
+        landed: usize,
+        items: usize,
+        pause: Option<u64>,
+        failed_whole: bool,
+    ) {
         self.failures = if pause.is_some() { self.failures.saturating_add(1) } else { 0 };
         self.counts.written += landed as u64;
         if failed_whole {
@@ -404,7 +441,7 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
 
     /// Takes a flying write away; a newer one of its key is ready then.
     fn clean(&mut self, item: &Item<K, V>) -> Freed<K, V> {
-        let mut garbage = (None, None);
+        let (mut done, mut garbage) = (Some(item.sequence), (None, None));
         if let Some(entry) = self.entries.get_mut(&item.key) {
             if let State::Flying { epoch, .. } = entry.state {
                 self.epochs.leave(epoch);
@@ -420,11 +457,15 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
                     if let Some(change) = &change {
                         self.ages.remove(&change.born);
                     }
+                    if !entry.pins.is_empty() {
+                        entry.held.push((entry.pinned + 1, item.sequence));
+                        done = None;
+                    }
                     garbage = (self.forget_if_clean(&item.key), change.and_then(|change| change.value));
                 }
             }
         }
-        freed(item.bytes, Some(item.sequence), garbage)
+        freed(item.bytes, done, garbage)
     }
 
     pub(super) fn close(&mut self) {
@@ -477,4 +518,104 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
 
 fn freed<K, V>(bytes: u64, done: Option<u64>, garbage: (Option<Arc<K>>, Option<Arc<V>>)) -> Freed<K, V> {
     Freed { bytes, done, _garbage: garbage }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { batch: 4, batch_bytes: 100, delay: 0 };
+
+    fn accept(dirty: &mut Dirty<u8, u8>, key: &Arc<u8>, value: u8, sequence: u64) -> Option<u64> {
+        dirty.accept(0, key, Some(Arc::new(value)), 1, sequence).0.done
+    }
+
+    fn fly(dirty: &mut Dirty<u8, u8>) -> Vec<Item<u8, u8>> {
+        match dirty.next(0, true) {
+            Next::Write(items) => items,
+            Next::Sleep(at) => panic!("nothing to write until {at}"),
+        }
+    }
+
+    fn land(dirty: &mut Dirty<u8, u8>, items: &[Item<u8, u8>]) -> Vec<u64> {
+        dirty.batch_ended(items.len(), items.len(), None, false);
+        let mut done = Vec::new();
+        for item in items {
+            match dirty.land(0, item, Fate::Written) {
+                Landed::Freed(freed) => done.extend(freed.done),
+                Landed::StillDirty | Landed::Dead => panic!("it was written"),
+            }
+        }
+        done
+    }
+
+    /// Two writers of a key get the numbers 1 and 2 from the journal; the first is slow to say so.
+    #[test]
+    fn a_write_that_is_late_to_come_undoes_no_newer_one_and_is_let_go_first() {
+        let (mut dirty, key) = (Dirty::new(LIMITS), Arc::new(7));
+        let (slow, fast) = (dirty.pin(&key), dirty.pin(&key));
+        assert_eq!(accept(&mut dirty, &key, 20, 2), None);
+        assert_eq!(dirty.unpin(&key, fast).0, []);
+        let items = fly(&mut dirty);
+        // Not let go: a crash now could bring back the first one alone.
+        assert_eq!(land(&mut dirty, &items), []);
+        assert_eq!((dirty.get(&7), dirty.len()), (None, 0));
+        // A later writer does not hold it any longer.
+        let later = dirty.pin(&key);
+        assert_eq!(accept(&mut dirty, &key, 10, 1), Some(1));
+        assert!(matches!(dirty.next(0, true), Next::Sleep(NEVER)));
+        assert_eq!(dirty.unpin(&key, slow).0, [2]);
+        assert_eq!(dirty.unpin(&key, later).0, []);
+        assert!(dirty.entries.is_empty());
+    }
+
+    #[test]
+    fn a_write_beside_one_that_flies_is_kept_and_counted_by_itself() {
+        let (mut dirty, key) = (Dirty::new(LIMITS), Arc::new(7));
+        accept(&mut dirty, &key, 1, 1);
+        let first = fly(&mut dirty);
+        assert_eq!(accept(&mut dirty, &key, 2, 2), None);
+        // Newer still: the second has not flown, and is let go.
+        assert_eq!(accept(&mut dirty, &key, 3, 3), Some(2));
+        assert!(matches!(dirty.next(0, true), Next::Sleep(NEVER)), "one operation for a key at a time");
+        assert_eq!(land(&mut dirty, &first), [1]);
+        assert_eq!(dirty.get(&7).unwrap().as_deref(), Some(&3));
+        let last = fly(&mut dirty);
+        assert_eq!((last.len(), last[0].sequence), (1, 3));
+        assert_eq!(land(&mut dirty, &last), [3]);
+        assert!(dirty.entries.is_empty() && dirty.ready.is_empty() && dirty.ages.is_empty());
+    }
+
+    #[test]
+    fn a_failure_of_a_write_that_was_replaced_meanwhile_is_nobodys() {
+        let (mut dirty, key) = (Dirty::new(LIMITS), Arc::new(7));
+        accept(&mut dirty, &key, 1, 1);
+        let first = fly(&mut dirty);
+        accept(&mut dirty, &key, 2, 2);
+        dirty.batch_ended(0, 1, None, false);
+        let fate = Fate::Failed { delay: 1_000, alone: true, give_up: GiveUp::Now };
+        assert!(matches!(dirty.land(0, &first[0], fate), Landed::Freed(_)));
+        let second = fly(&mut dirty);
+        assert_eq!((second[0].sequence, second[0].failed), (2, 0));
+    }
+
+    #[test]
+    fn one_that_flies_alone_goes_behind_those_that_wait() {
+        let (mut dirty, keys) = (Dirty::new(LIMITS), [Arc::new(0), Arc::new(1), Arc::new(2)]);
+        for (key, sequence) in keys.iter().zip(1..) {
+            accept(&mut dirty, key, 0, sequence);
+        }
+        dirty.window = 1;
+        let poison = fly(&mut dirty);
+        assert_eq!((poison.len(), *poison[0].key), (1, 0));
+        dirty.batch_ended(0, 1, None, true);
+        let fate = Fate::Failed { delay: 0, alone: true, give_up: GiveUp::Never };
+        assert!(matches!(dirty.land(0, &poison[0], fate), Landed::StillDirty));
+        for _ in 0..2 {
+            let items = fly(&mut dirty);
+            assert_ne!(*items[0].key, 0);
+            land(&mut dirty, &items);
+        }
+        assert_eq!(*fly(&mut dirty)[0].key, 0);
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::builder::{DeadLetter, Settings};
 use super::dirty::{Dirty, Fate, Freed, GiveUp, Item, Landed, Limits, Next};
+use super::keep::Keep;
 use super::{Bell, Inner};
 use crate::clock::{Clock, NEVER};
 use crate::error::{Error, saturating_nanos};
@@ -104,6 +105,7 @@ where
         store: S,
         policy: P,
         settings: Settings<K, V, S::Error>,
+        keep: Option<Box<dyn Keep<K, V, S::Error>>>,
         limits: Limits,
         max_bytes: u64,
         seeds: Seeds,
@@ -117,14 +119,42 @@ where
             slot: Mutex::new(Slot { led: false, flight: None }),
             target: Arc::new(Target { store, policy }),
             settings,
+            keep,
             seeds,
             clock,
             hook,
         }
     }
 
-    pub(super) fn free(&self, freed: Freed<K, V>) {
-        self.room.leave(freed.bytes);
+    /// Takes writes that were kept before a crash, oldest first.
+    pub(super) fn take_again(&self, kept: Vec<(K, Option<V>, u64)>) {
+        for (key, value, sequence) in kept {
+            let bytes = (self.settings.weigher)(&key, value.as_ref());
+            self.room.overrun(bytes);
+            let (key, value) = (Arc::new(key), value.map(Arc::new));
+            let now = self.clock.nanos();
+            let (freed, _) = self.dirty.lock().accept(now, &key, value, bytes, sequence);
+            self.free([freed]);
+        }
+    }
+
+    /// Gives back room, and lets go of what was kept.
+    pub(super) fn free(&self, freed: impl IntoIterator<Item = Freed<K, V>>) {
+        let (mut bytes, mut done) = (0, Vec::new());
+        for freed in freed {
+            bytes += freed.bytes;
+            if self.keep.is_some() {
+                done.extend(freed.done);
+            }
+        }
+        self.room.leave(bytes);
+        self.acknowledge(done);
+    }
+
+    pub(super) fn acknowledge(&self, done: Vec<u64>) {
+        if let (Some(keep), false) = (&self.keep, done.is_empty()) {
+            keep.acknowledge(done);
+        }
     }
 
     /// Keeps what was in a batch whose store or policy has panicked. Nobody knows what was written.
@@ -143,7 +173,7 @@ where
                 }
             }
         }
-        freed.into_iter().for_each(|freed| self.free(freed));
+        self.free(freed);
     }
 }
 
@@ -187,7 +217,8 @@ where
         let now = self.clock.nanos();
         let mut verdicts = Verdicts { settings: &self.settings, rng: self.seeds.next() };
         let (mut pause, mut whole, mut landed) = (None, false, 0);
-        let pause_after = |verdicts: &mut Verdicts<'_, K, V, S::Error>| verdicts.delay(failures.saturating_add(1));
+        let pause_after =
+            |verdicts: &mut Verdicts<'_, K, V, S::Error>| verdicts.delay(failures.saturating_add(1));
         let (fates, errors): (Vec<Fate>, Vec<Option<Error<S::Error>>>) = match written {
             Ok(results) => {
                 let results = items.iter().zip(results).map(|(item, result)| match result {
@@ -232,7 +263,7 @@ where
                 }
             }
         }
-        freed.into_iter().for_each(|freed| self.free(freed));
+        self.free(freed);
         self.tell(&again, pause.unwrap_or(0));
         Dead { inner: self, letters: dead }.deliver();
     }
@@ -310,7 +341,7 @@ where
             }
             let freed = self.inner.dirty.lock().bury(item);
             self.letters.pop();
-            self.inner.free(freed);
+            self.inner.free([freed]);
             let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
             self.inner.hook.emit(Event::GaveUp { attempts, why: event::GiveUp::Attempts });
         }
@@ -326,9 +357,10 @@ where
 {
     fn drop(&mut self) {
         for (item, _) in mem::take(&mut self.letters) {
-            let landed = self.inner.dirty.lock().revive(self.inner.clock.nanos(), item);
+            let now = self.inner.clock.nanos();
+            let landed = self.inner.dirty.lock().revive(now, item);
             if let Landed::Freed(freed) = landed {
-                self.inner.free(freed);
+                self.inner.free([freed]);
             }
         }
     }

@@ -3,6 +3,9 @@
 use std::fmt;
 
 use crate::error::Rejected;
+use crate::store::CodecError;
+#[cfg(feature = "journal")]
+use crate::store::journal::JournalError;
 
 /// How an operation on a [`WriteBehind`](crate::WriteBehind) fails.
 #[derive(Debug)]
@@ -12,8 +15,12 @@ pub enum WriteBehindError<E> {
     Store(E),
     /// A write was not taken: too much waits already, or it is closed.
     Rejected(Rejected),
+    /// A write was not taken, since it has no bytes for the journal to keep.
+    Codec(CodecError),
     /// A write was not taken, since the journal could not keep it.
-    Journal(Box<dyn std::error::Error + Send + Sync>),
+    #[cfg(feature = "journal")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
+    Journal(JournalError),
 }
 
 impl<E> From<Rejected> for WriteBehindError<E> {
@@ -27,7 +34,9 @@ impl<E: fmt::Display> fmt::Display for WriteBehindError<E> {
         match self {
             WriteBehindError::Store(error) => error.fmt(f),
             WriteBehindError::Rejected(rejected) => rejected.fmt(f),
-            WriteBehindError::Journal(error) => write!(f, "journal: {error}"),
+            WriteBehindError::Codec(error) => error.fmt(f),
+            #[cfg(feature = "journal")]
+            WriteBehindError::Journal(error) => error.fmt(f),
         }
     }
 }
@@ -37,6 +46,8 @@ impl<E: std::error::Error> std::error::Error for WriteBehindError<E> {
         match self {
             WriteBehindError::Store(error) => error.source(),
             WriteBehindError::Rejected(_) => None,
+            WriteBehindError::Codec(error) => error.source(),
+            #[cfg(feature = "journal")]
             WriteBehindError::Journal(error) => error.source(),
         }
     }

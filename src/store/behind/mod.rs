@@ -13,6 +13,7 @@ mod dirty;
 mod drive;
 mod epochs;
 mod error;
+mod keep;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -40,6 +41,7 @@ use crate::wait::Turn;
 use builder::Settings;
 use dirty::Dirty;
 use drive::{Slot, Target};
+use keep::Keep;
 
 /// A [`Store`] that takes writes at once, and writes them to another one soon: in batches, the newest of each key only.
 ///
@@ -125,6 +127,7 @@ pub(super) struct Inner<K: Send + Sync, V: Send + Sync, S: Store<K, V>, P> {
     slot: Mutex<Slot<K, V, S::Error>>,
     target: Arc<Target<S, P>>,
     settings: Settings<K, V, S::Error>,
+    keep: Option<Box<dyn Keep<K, V, S::Error>>>,
     seeds: Seeds,
     clock: Clock,
     hook: Hook,
@@ -199,6 +202,9 @@ where
             dirty.left()
         };
         inner.bell.ring();
+        if let (Some(keep), true) = (&inner.keep, left.is_empty()) {
+            keep.close().await;
+        }
         left.into_iter().map(|(key, value, sequence)| Unwritten { key, value, sequence }).collect()
     }
 
@@ -251,21 +257,33 @@ where
     }
 
     /// Takes a write.
-    async fn take(&self, key: K, value: Option<V>) -> Result<(), Rejected> {
+    async fn take(&self, key: K, value: Option<V>) -> Result<(), WriteBehindError<S::Error>> {
         let bytes = (self.settings.weigher)(&key, value.as_ref());
         let mut room = self.enter(bytes).await?;
         let (key, value) = (Arc::new(key), value.map(Arc::new));
-        let (freed, looks) = {
-            let now = self.clock.nanos();
-            let mut dirty = self.dirty.lock();
-            if dirty.is_closed() {
-                return Err(self.rejected(Reason::Closed));
+        let mut pin = None;
+        let (freed, looks) = match &self.keep {
+            None => {
+                let now = self.clock.nanos();
+                let mut dirty = self.dirty.lock();
+                if dirty.is_closed() {
+                    return Err(self.rejected(Reason::Closed).into());
+                }
+                let sequence = dirty.next_sequence();
+                dirty.accept(now, &key, value, bytes, sequence)
             }
-            let sequence = dirty.next_sequence();
-            dirty.accept(now, &key, value, bytes, sequence)
+            Some(keep) => {
+                pin = Some(self.pin(&key)?);
+                let sequence = keep.append(&key, value.as_deref()).await?;
+                // Closed meanwhile or not: it is kept, so it is taken.
+                let now = self.clock.nanos();
+                self.dirty.lock().accept(now, &key, value, bytes, sequence)
+            }
         };
         room.bytes = 0;
-        self.free(freed);
+        // In this order: of two writes of a key the older one is let go first.
+        self.free([freed]);
+        drop(pin);
         if looks {
             self.bell.ring();
         }
@@ -273,6 +291,14 @@ where
             self.flush().await;
         }
         Ok(())
+    }
+
+    fn pin<'a>(&'a self, key: &'a Arc<K>) -> Result<Pinned<'a, K, V, S, P>, Rejected> {
+        let mut dirty = self.dirty.lock();
+        if dirty.is_closed() {
+            return Err(self.rejected(Reason::Closed));
+        }
+        Ok(Pinned { inner: self, key, pin: dirty.pin(key) })
     }
 
     /// Finds room for a write.
@@ -310,6 +336,30 @@ where
     }
 }
 
+/// A writer that is getting a number: see [`Dirty::pin`].
+struct Pinned<'a, K, V, S, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+    S: Store<K, V> + 'static,
+{
+    inner: &'a Inner<K, V, S, P>,
+    key: &'a Arc<K>,
+    pin: u64,
+}
+
+impl<K, V, S, P> Drop for Pinned<'_, K, V, S, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+    S: Store<K, V> + 'static,
+{
+    fn drop(&mut self) {
+        let (done, _garbage) = self.inner.dirty.lock().unpin(self.key, self.pin);
+        self.inner.acknowledge(done);
+    }
+}
+
 /// Bytes that are taken, and given back on drop unless they have become a write's.
 struct Room<'a> {
     places: &'a Semaphore,
@@ -340,11 +390,11 @@ where
     }
 
     async fn save(&self, key: &K, value: &V) -> Result<(), Self::Error> {
-        Ok(self.inner.take(key.clone(), Some(value.clone())).await?)
+        self.inner.take(key.clone(), Some(value.clone())).await
     }
 
     async fn remove(&self, key: &K) -> Result<(), Self::Error> {
-        Ok(self.inner.take(key.clone(), None).await?)
+        self.inner.take(key.clone(), None).await
     }
 
     async fn load_many(&self, keys: &[&K]) -> Batch<Option<V>, Self::Error> {
