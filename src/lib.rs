@@ -46,8 +46,6 @@ mod keyed;
 
 mod policy;
 
-#[cfg(feature = "journal")]
-#[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
 pub mod store;
 
 #[cfg(feature = "tower")]
@@ -98,6 +96,9 @@ pub use policy::{
     Always, Blocking, Chaos, Failover, Fallback, Gated, Hedge, Instead, Once, Policy, Replace, Retry,
     RetryBudget, Timeout,
 };
+
+// The system of record.
+pub use store::{Store, WriteBehind, WriteBehindBuilder};
 
 pub mod chaos {
     //! What a [`Chaos`](crate::Chaos) can inject.
