@@ -30,6 +30,8 @@ mod semaphore;
 
 mod acquire;
 
+mod flight;
+
 mod breaker;
 mod bulkhead;
 pub mod cache;
@@ -44,8 +46,6 @@ mod keyed;
 
 mod policy;
 
-#[cfg(feature = "journal")]
-#[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
 pub mod store;
 
 #[cfg(feature = "tower")]
@@ -80,6 +80,7 @@ pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, Ci
 pub use bulkhead::Bulkhead;
 pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
+pub use flight::{FlightAt, OwnErrors, SharedErrors, Sharing, SingleFlight};
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
@@ -95,6 +96,9 @@ pub use policy::{
     Always, Blocking, Chaos, Failover, Fallback, Gated, Hedge, Instead, Once, Policy, Replace, Retry,
     RetryBudget, Timeout,
 };
+
+// The system of record.
+pub use store::{Store, WriteBehind, WriteBehindBuilder};
 
 pub mod chaos {
     //! What a [`Chaos`](crate::Chaos) can inject.

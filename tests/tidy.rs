@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["call", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],
+    &["flight"],
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "shed", "throttle"],
     &["headers"],
     &["keyed"],

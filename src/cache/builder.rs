@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{Hash, RandomState};
 use std::sync::Arc;
 
+use super::expiry::Rules;
+use super::stats::Counts;
 use super::{Cache, Cause, Entries, Inner, Room, Settings};
 use crate::clock::Clock;
 use crate::event::Hook;
@@ -13,7 +15,7 @@ use crate::setters::setters;
 #[must_use = "does nothing until `build` is called"]
 pub struct CacheBuilder<K, V> {
     room: Room,
-    settings: Settings<K, V>,
+    pub(super) settings: Settings<K, V>,
     clock: Clock,
     hook: Hook,
 }
@@ -21,8 +23,15 @@ pub struct CacheBuilder<K, V> {
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub(super) fn new(capacity: u64) -> Self {
         Self {
-            room: Room { capacity, weighted: false, timed: false },
-            settings: Settings { weigher: None, listener: None },
+            room: Room { capacity, weighted: false, words: 0 },
+            settings: Settings {
+                weigher: None,
+                listener: None,
+                rules: Rules::FOREVER,
+                expiry: None,
+                negative: None,
+                tags: None,
+            },
             clock: Clock::system(),
             hook: Hook::unnamed(),
         }
@@ -47,12 +56,14 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
 
     /// Makes the cache.
     pub fn build(self) -> Cache<K, V> {
-        let Self { room, settings, clock, hook } = self;
+        let Self { mut room, settings, clock, hook } = self;
+        room.words = settings.rules.words();
         Cache {
             inner: Arc::new(Inner {
                 entries: Entries::new(room),
                 hasher: RandomState::new(),
                 settings,
+                counts: Counts::new(),
                 clock,
                 hook,
             }),

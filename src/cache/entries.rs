@@ -1,5 +1,4 @@
 //! The entries of a cache, by key: [`Entries`].
-#![expect(dead_code, reason = "expiry and scans are still to come")]
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
@@ -8,6 +7,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::TooHeavy;
+use super::times::{Life, Times};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Why an entry left the cache.
@@ -29,36 +29,24 @@ pub enum Cause {
 pub(super) struct Room {
     pub(super) capacity: u64,
     pub(super) weighted: bool,
-    pub(super) timed: bool,
-}
-
-/// When an entry ends, in nanoseconds of the cache's clock; `u64::MAX` is never.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Life {
-    pub(super) expires: u64,
-}
-
-impl Life {
-    pub(super) const FOREVER: Self = Self { expires: u64::MAX };
-}
-
-/// When an entry ends, as readers see it and may move it.
-#[derive(Debug)]
-pub(super) struct Times {
-    expires: AtomicU64,
-}
-
-impl Times {
-    pub(super) fn expires(&self) -> u64 {
-        self.expires.load(Ordering::Relaxed)
-    }
+    /// How many words of [`Life`] it keeps of each entry; 0 if the cache knows no time.
+    pub(super) words: usize,
 }
 
 /// An entry, as a look-up sees it.
 pub(super) struct Found<'a, K, V> {
     pub(super) key: &'a K,
     pub(super) value: &'a V,
-    pub(super) times: &'a Times,
+    pub(super) times: Times<'a>,
+    /// How much it is used, beside others of the same table.
+    pub(super) heat: u64,
+}
+
+impl<K, V> Found<'_, K, V> {
+    /// Whether both are the same entry, while one of them is held.
+    pub(super) fn is(&self, other: &Found<'_, K, V>) -> bool {
+        std::ptr::eq(self.key, other.key) && std::ptr::eq(self.value, other.value)
+    }
 }
 
 /// Entries that have left: still readable by who took them out, given back when this is dropped.
@@ -72,7 +60,8 @@ struct Record<K, V> {
     key: K,
     value: V,
     weight: u64,
-    times: Times,
+    times: Box<[AtomicU64]>,
+    uses: AtomicU64,
     hash: u64,
 }
 
@@ -87,6 +76,7 @@ struct Table<K, V> {
     /// Hashes in order of arrival; those of entries that left meanwhile are passed over.
     order: VecDeque<Arc<Record<K, V>>>,
     capacity: u64,
+    words: usize,
     weight: u64,
     count: usize,
 }
@@ -102,8 +92,17 @@ impl<'a, K, V> Gone<'a, K, V> {
 }
 
 impl<K, V> Record<K, V> {
-    const fn found(&self) -> Found<'_, K, V> {
-        Found { key: &self.key, value: &self.value, times: &self.times }
+    const fn times(&self) -> Times<'_> {
+        Times(&self.times)
+    }
+
+    fn found(&self) -> Found<'_, K, V> {
+        Found {
+            key: &self.key,
+            value: &self.value,
+            times: self.times(),
+            heat: self.uses.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -113,6 +112,7 @@ impl<K: Eq, V> Entries<K, V> {
             records: HashMap::new(),
             order: VecDeque::new(),
             capacity: room.capacity,
+            words: room.words,
             weight: 0,
             count: 0,
         };
@@ -125,7 +125,9 @@ impl<K: Eq, V> Entries<K, V> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        self.peek(hash, key, see)
+        let record = Arc::clone(self.table.lock().find(hash, key)?);
+        record.uses.fetch_add(1, Ordering::Relaxed);
+        Some(see(record.found()))
     }
 
     /// Shows the entry of `key` to `see`; counts as nothing.
@@ -151,29 +153,30 @@ impl<K: Eq, V> Entries<K, V> {
         let mut gone = Gone::new();
         let mut table = self.table.lock();
         if let Some(old) = table.take(hash, &key) {
-            gone.left.push((old, Cause::Replaced));
+            let cause = if old.times().is_over(life.now) { Cause::Expired } else { Cause::Replaced };
+            gone.left.push((old, cause));
         }
         if weight > table.capacity {
             let limit = table.capacity;
             return (gone, Some(TooHeavy { value, weight, limit }));
         }
-        let times = Times { expires: AtomicU64::new(life.expires) };
-        let record = Arc::new(Record { key, value, weight, times, hash });
+        let times = life.words[..table.words].iter().map(|time| AtomicU64::new(*time)).collect();
+        let record = Arc::new(Record { key, value, weight, times, uses: AtomicU64::new(0), hash });
         table.count += 1;
         table.weight += weight;
         table.records.entry(hash).or_default().push(Arc::clone(&record));
         table.order.push_back(record);
+        table.expire(life.now, 4, &mut gone);
         table.shrink(&mut gone);
         (gone, None)
     }
 
-    /// Removes the entry of `key` if it passes the test.
+    /// Removes the entry of `key` if `why` gives a cause, which it does under the lock.
     pub(super) fn remove_if<Q>(
         &self,
         hash: u64,
         key: &Q,
-        cause: Cause,
-        test: impl FnOnce(Found<'_, K, V>) -> bool,
+        why: impl FnOnce(Found<'_, K, V>) -> Option<Cause>,
     ) -> Gone<'_, K, V>
     where
         K: Borrow<Q>,
@@ -181,7 +184,7 @@ impl<K: Eq, V> Entries<K, V> {
     {
         let mut gone = Gone::new();
         let mut table = self.table.lock();
-        if table.find(hash, key).is_some_and(|record| test(record.found())) {
+        if let Some(cause) = table.find(hash, key).and_then(|record| why(record.found())) {
             gone.left.extend(table.take(hash, key).map(|record| (record, cause)));
         }
         gone
@@ -191,14 +194,14 @@ impl<K: Eq, V> Entries<K, V> {
     pub(super) fn expire(&self, now: u64, budget: usize) -> Gone<'_, K, V> {
         let mut gone = Gone::new();
         let mut table = self.table.lock();
-        let over: Vec<_> =
-            table.order.iter().filter(|record| record.times.expires() <= now).take(budget).cloned().collect();
-        for record in over {
-            if table.drop_record(&record) {
-                gone.left.push((record, Cause::Expired));
-            }
-        }
+        table.expire(now, budget, &mut gone);
         gone
+    }
+
+    /// Shows the entries whose keys hash to `hash` to `see`, quietly.
+    pub(super) fn scan_hash(&self, hash: u64, mut see: impl FnMut(Found<'_, K, V>)) {
+        let all = self.table.lock().records.get(&hash).cloned();
+        all.iter().flatten().for_each(|record| see(record.found()));
     }
 
     /// Shows all entries to `see`, quietly, until it returns false.
@@ -258,6 +261,18 @@ impl<K: Eq, V> Table<K, V> {
         self.weight -= record.weight;
         self.count -= 1;
         true
+    }
+
+    fn expire(&mut self, now: u64, budget: usize, gone: &mut Gone<'_, K, V>) {
+        if self.words == 0 {
+            return;
+        }
+        let over = self.order.iter().filter(|record| record.times().is_over(now));
+        for record in over.take(budget).cloned().collect::<Vec<_>>() {
+            if self.drop_record(&record) {
+                gone.left.push((record, Cause::Expired));
+            }
+        }
     }
 
     fn shrink(&mut self, gone: &mut Gone<'_, K, V>) {
