@@ -7,6 +7,7 @@
 mod builder;
 mod entries;
 mod expiry;
+#[cfg_attr(not(test), expect(dead_code, reason = "loads of a cache are still to come"))]
 mod fresh;
 mod inner;
 mod invalidate;
