@@ -555,17 +555,17 @@ mod tests {
         let (mut dirty, key) = (Dirty::new(LIMITS), Arc::new(7));
         let (slow, fast) = (dirty.pin(&key), dirty.pin(&key));
         assert_eq!(accept(&mut dirty, &key, 20, 2), None);
-        assert_eq!(dirty.unpin(&key, fast).0, []);
+        assert_eq!(dirty.unpin(&key, fast).0, [0u64; 0]);
         let items = fly(&mut dirty);
         // Not let go: a crash now could bring back the first one alone.
-        assert_eq!(land(&mut dirty, &items), []);
+        assert_eq!(land(&mut dirty, &items), [0u64; 0]);
         assert_eq!((dirty.get(&7), dirty.len()), (None, 0));
         // A later writer does not hold it any longer.
         let later = dirty.pin(&key);
         assert_eq!(accept(&mut dirty, &key, 10, 1), Some(1));
         assert!(matches!(dirty.next(0, true), Next::Sleep(NEVER)));
         assert_eq!(dirty.unpin(&key, slow).0, [2]);
-        assert_eq!(dirty.unpin(&key, later).0, []);
+        assert_eq!(dirty.unpin(&key, later).0, [0u64; 0]);
         assert!(dirty.entries.is_empty());
     }
 
