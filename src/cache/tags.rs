@@ -101,13 +101,11 @@ impl<K, V> Tags<K, V> {
     }
 
     /// The number of the last removal: what a load has to remember when it begins.
-    #[cfg_attr(not(test), expect(dead_code, reason = "loads of a cache are still to come"))]
     pub(super) fn removals(&self) -> u64 {
         self.removals.load(Ordering::SeqCst)
     }
 
     /// Returns whether a tag of an entry was removed after the removal of a number.
-    #[cfg_attr(not(test), expect(dead_code, reason = "loads of a cache are still to come"))]
     pub(super) fn removed_since(&self, number: u64, key: &K, value: &V) -> bool {
         let mut removed = false;
         self.each(key, value, |tag| {
