@@ -309,7 +309,7 @@ fn entries_that_stay_are_seen_exactly_once_while_others_come_and_go() {
 #[test]
 fn to_look_at_everything_is_no_use_of_it() {
     let cache = filled(10);
-    (cache.iter().count(), cache.snapshot(), cache.hottest(3), cache.contains(&1), cache.peek(&2));
+    let _ = (cache.iter().count(), cache.snapshot(), cache.hottest(3), cache.contains(&1), cache.peek(&2));
     cache.for_each(|_, _| {});
     cache.retain(|_, _| true);
     let stats = cache.stats();

@@ -116,8 +116,8 @@ fn at_any_moment_a_crash_brings_back_nothing_older_than_what_was_acknowledged() 
             let rows = store.rows.lock().unwrap().clone();
             for key in 0..2 {
                 let kept = found.records.iter().filter(|record| record.key == u64::to_be_bytes(key));
-                let kept = kept.map(|record| u64::from_be_bytes(record.value[..].try_into().unwrap()));
-                let Some(value) = kept.last().or(rows.get(&key).copied()) else { continue };
+                let mut kept = kept.map(|record| u64::from_be_bytes(record.value[..].try_into().unwrap()));
+                let Some(value) = kept.next_back().or(rows.get(&key).copied()) else { continue };
                 let (writer, count) = ((value / 1_000_000) as usize, value % 1_000_000);
                 // Of one writer's writes, none older than its last acknowledged one.
                 assert!(count >= before[writer], "key {key}: {count} came back after {}", before[writer]);

@@ -9,6 +9,7 @@ use super::stats::Counts;
 use super::{Cache, Cause, Entries, Inner, Room, Settings};
 use crate::clock::Clock;
 use crate::event::Hook;
+use crate::flight::Flights;
 use crate::setters::setters;
 
 /// The settings of a [`Cache`], made by [`Cache::builder`].
@@ -61,6 +62,7 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
         Cache {
             inner: Arc::new(Inner {
                 entries: Entries::new(room),
+                flights: Flights::new(),
                 hasher: RandomState::new(),
                 settings,
                 counts: Counts::new(),

@@ -11,6 +11,13 @@ use super::{Inner, TooHeavy};
 use crate::clock::NEVER;
 use crate::error::saturating_nanos;
 
+/// What is known of an entry before it is written.
+pub(super) struct Prepared {
+    pub(super) weight: u64,
+    pub(super) life: Life,
+    tags: Vec<u64>,
+}
+
 impl<K: Hash + Eq, V> Inner<K, V> {
     pub(super) fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
         self.hasher.hash_one(key)
@@ -73,26 +80,44 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         }
     }
 
-    /// Writes an entry; for how long may be said.
+    /// Writes an entry; for how long may be said. Loads of the key that run meanwhile are not kept.
     pub(super) fn insert(&self, key: K, value: V, ttl: Option<u64>) -> Result<(), TooHeavy<V>> {
-        let weight = self.settings.weigher.as_ref().map_or(1, |weigh| weigh(&key, &value));
         let hash = self.hash(&key);
-        let life = self.life(hash, &key, &value, ttl);
-        let tags = self.settings.tags.as_ref().map(|tags| (tags, tags.of(&key, &value)));
-        if let Some((tags, of)) = &tags {
-            tags.entered(hash, of);
+        let entry = self.prepare(hash, &key, &value, ttl);
+        let (weight, life) = (entry.weight, entry.life);
+        let written = self.flights.overtake(hash, || self.entries.insert(hash, key, value, weight, life));
+        self.written(hash, entry, written)
+    }
+
+    /// Asks the user's code all that is to be known of an entry before it is written.
+    pub(super) fn prepare(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>) -> Prepared {
+        let weight = self.settings.weigher.as_ref().map_or(1, |weigh| weigh(key, value));
+        let life = self.life(hash, key, value, ttl);
+        let tags = self.settings.tags.as_ref().map_or_else(Vec::new, |tags| tags.of(key, value));
+        if let Some(index) = &self.settings.tags {
+            index.entered(hash, &tags);
         }
-        let (gone, refused) = self.entries.insert(hash, key, value, weight, life);
+        Prepared { weight, life, tags }
+    }
+
+    /// Tells what came of it.
+    pub(super) fn written(
+        &self,
+        hash: u64,
+        entry: Prepared,
+        (gone, refused): (Gone<'_, K, V>, Option<TooHeavy<V>>),
+    ) -> Result<(), TooHeavy<V>> {
         self.tell(gone);
-        match refused {
-            None => Ok(()),
-            Some(refused) => {
-                self.counts.add(Count::Refused);
-                if let Some((tags, of)) = tags {
-                    tags.left(hash, &of);
-                }
-                Err(refused)
-            }
+        let Some(refused) = refused else { return Ok(()) };
+        self.counts.add(Count::Refused);
+        self.not_written(hash, &entry);
+        Err(refused)
+    }
+
+    /// Forgets an entry that was not written after all.
+    pub(super) fn not_written(&self, hash: u64, entry: &Prepared) {
+        if let Some(tags) = &self.settings.tags {
+            tags.left(hash, &entry.tags);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::hash::Hash;
 
-use super::entries::Found;
+use super::entries::{Found, Gone};
 use super::tags::Tags;
 use super::{Cache, CacheBuilder, Inner};
 
@@ -180,8 +180,8 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     /// Removes an entry that is held at this moment, if it is still there.
     pub(super) fn remove_found(&self, hash: u64, held: &Found<'_, K, V>) -> bool {
         let now = self.now();
-        let gone =
-            self.entries.remove_if(hash, held.key, |found| found.is(held).then(|| self.cause(&found, now)));
+        let why = |found: Found<'_, K, V>| found.is(held).then(|| self.cause(&found, now));
+        let gone = self.flights.overtake(hash, || self.entries.remove_if(hash, held.key, why));
         let removed = gone.iter().next().is_some();
         self.tell(gone);
         removed
@@ -193,13 +193,25 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let now = self.now();
-        let gone = self.entries.remove_if(self.hash(key), key, |found| Some(self.cause(&found, now)));
+        let gone = self.take(self.hash(key), key);
         self.tell(gone);
     }
 
+    /// Takes a key out, whatever its value. Loads that run meanwhile are not kept.
+    pub(super) fn take<Q>(&self, hash: u64, key: &Q) -> Gone<'_, K, V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let now = self.now();
+        let why = |found: Found<'_, K, V>| Some(self.cause(&found, now));
+        self.flights.overtake(hash, || self.entries.remove_if(hash, key, why))
+    }
+
     /// Lets no load that runs now be kept.
-    pub(super) fn overtake_all(&self) {}
+    pub(super) fn overtake_all(&self) {
+        self.flights.overtake_all();
+    }
 }
 
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {

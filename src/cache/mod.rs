@@ -4,12 +4,18 @@
 //! other services. Not for what must never be lost, nor for what many processes must agree on: a cache may forget any
 //! entry at any time.
 
+mod at;
 mod builder;
+mod compute;
 mod entries;
+mod entry;
 mod expiry;
+#[cfg_attr(not(test), expect(dead_code, reason = "loads of a cache are still to come"))]
 mod fresh;
 mod inner;
 mod invalidate;
+mod load;
+mod many;
 mod snapshot;
 mod stats;
 mod tags;
@@ -24,8 +30,11 @@ use std::hash::{Hash, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use at::CacheAt;
 pub use builder::CacheBuilder;
+pub use compute::Compute;
 pub use entries::Cause;
+pub use entry::{Entry, LoadGuard};
 pub use expiry::Expiry;
 pub use invalidate::Invalidation;
 pub use snapshot::Kept;
@@ -34,6 +43,7 @@ pub use stats::CacheStats;
 use crate::clock::Clock;
 use crate::error::saturating_nanos;
 use crate::event::Hook;
+use crate::flight::Flights;
 use entries::{Entries, Room};
 use expiry::Rules;
 use stats::Counts;
@@ -60,6 +70,7 @@ pub struct Cache<K, V> {
 
 struct Inner<K, V> {
     entries: Entries<K, V>,
+    flights: Flights<K, V>,
     hasher: RandomState,
     settings: Settings<K, V>,
     counts: Counts,
@@ -208,8 +219,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         V: Clone,
     {
         let inner = &*self.inner;
-        let now = inner.now();
-        let gone = inner.entries.remove_if(inner.hash(key), key, |found| Some(inner.cause(&found, now)));
+        let gone = inner.take(inner.hash(key), key);
         let value = gone.iter().find(|gone| gone.2 == Cause::Explicit).map(|(_, value, _)| value.clone());
         inner.tell(gone);
         value

@@ -279,7 +279,7 @@ mod tests {
                 links.set(0, deadline);
                 wheel.schedule(&links, 0);
                 if deadline > start {
-                    assert_eq!(all(&mut wheel, &links, deadline - 1), [], "{start} {deadline}");
+                    assert_eq!(all(&mut wheel, &links, deadline - 1), [0u32; 0], "{start} {deadline}");
                 }
                 let late = deadline.max(start).saturating_add(TICK - 1);
                 assert_eq!(all(&mut wheel, &links, late), [0], "{start} {deadline}");
@@ -298,7 +298,7 @@ mod tests {
         wheel.schedule(&links, 1);
         // A reader may do this on its own. (Trap 16: moka#565.)
         links.set(1, NEVER);
-        assert_eq!(all(&mut wheel, &links, u64::MAX), []);
+        assert_eq!(all(&mut wheel, &links, u64::MAX), [0u32; 0]);
         assert_eq!(links.next(1), UNLINKED);
         wheel.deschedule(&links, 1);
     }
@@ -330,12 +330,12 @@ mod tests {
         let century = 3_155_760_000_000_000_000;
         links.set(0, 2 * century);
         wheel.schedule(&links, 0);
-        assert_eq!(all(&mut wheel, &links, century), []);
+        assert_eq!(all(&mut wheel, &links, century), [0u32; 0]);
         for id in [1, 2] {
             links.set(id, 2_000 * TICK + u64::from(id));
             wheel.schedule(&links, id);
         }
-        assert_eq!(all(&mut wheel, &links, 1_500 * TICK), []);
+        assert_eq!(all(&mut wheel, &links, 1_500 * TICK), [0u32; 0]);
         assert_eq!(all(&mut wheel, &links, 2_001 * TICK), [1, 2]);
         assert_eq!(all(&mut wheel, &links, 2 * century), [0]);
     }

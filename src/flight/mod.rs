@@ -12,7 +12,7 @@ mod table;
 pub use at::FlightAt;
 pub(crate) use part::{Leads, Led, Part, Until};
 pub use part::{OwnErrors, SharedErrors, Sharing};
-pub(crate) use table::{Flights, Lead};
+pub(crate) use table::{Flights, Follow, Followed, Joined, Lead};
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -49,7 +49,7 @@ use crate::setters::setters;
 ///
 /// # Cost
 ///
-/// A run that nobody joins allocates once, clones the key and locks three times, for some 20 ns each; who joins clones the result. There is
+/// A run that nobody joins allocates once, clones the key and locks three times; who joins clones the result. There is
 /// memory only for runs in progress. No code of yours runs under a lock but `Eq` of keys.
 ///
 /// # Examples
@@ -209,16 +209,7 @@ impl<K: Hash + Eq, T: Clone> SingleFlight<K, T> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         F: FnOnce() -> Result<T, Error<E>>,
     {
-        let hash = self.hasher.hash_one(key);
-        match block_on(self.flights.take_part::<Q, E, S>(hash, key, self.until(deadline)))? {
-            Part::Value(value) => Ok(value),
-            Part::Lead(lead) => {
-                let entered = lead.enter();
-                let result = op();
-                drop(entered);
-                land::<_, _, _, S>(lead, result)
-            }
-        }
+        block_on(self.fly::<Q, _, _, E, S>(key, deadline, || std::future::ready(op())))
     }
 }
 

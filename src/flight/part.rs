@@ -115,19 +115,24 @@ impl<K, T: Clone> Flights<K, T> {
 
 /// What leads flights, one or many.
 pub(crate) trait Leads {
-    /// Says that this thread runs code of the flights, until what is returned is dropped.
-    fn enter(&self) -> Entered;
-}
+    /// Returns the addresses of the flights.
+    fn addresses(&self) -> impl Iterator<Item = usize>;
 
-impl<K, T> Leads for Lead<'_, K, T> {
+    /// Says that this thread runs code of the flights, until what is returned is dropped.
     fn enter(&self) -> Entered {
-        Entered::new(Some(self.address()))
+        Entered::new(self.addresses())
     }
 }
 
-impl<K, T> Leads for Vec<Lead<'_, K, T>> {
-    fn enter(&self) -> Entered {
-        Entered::new(self.iter().map(Lead::address))
+impl<K, T> Leads for Lead<'_, K, T> {
+    fn addresses(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(self.address())
+    }
+}
+
+impl<K, T> Leads for Option<Lead<'_, K, T>> {
+    fn addresses(&self) -> impl Iterator<Item = usize> {
+        self.iter().map(Lead::address)
     }
 }
 

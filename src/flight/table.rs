@@ -82,6 +82,7 @@ pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 enum Landing<T> {
     Value(T),
     Error(SharedError),
+    Nothing,
 }
 
 /// What a waiter comes to be.
@@ -327,6 +328,19 @@ impl<K, T> Lead<'_, K, T> {
         }
     }
 
+    /// Changes what the key is worth, as `install` does in [`land`](Lead::land), unless the flight is overtaken; and keeps
+    /// the lead.
+    pub(crate) fn change<R>(&self, change: impl FnOnce() -> R) -> Option<R> {
+        let flight = self.flight.as_ref()?;
+        let _table = self.flights.table(flight.hash);
+        (!flight.is_overtaken()).then(change)
+    }
+
+    /// Ends the flight with nothing: all who wait begin again.
+    pub(crate) fn dissolve(mut self) {
+        self.end(|| Landing::Nothing, || ());
+    }
+
     fn end<R>(&mut self, landing: impl FnOnce() -> Landing<T>, install: impl FnOnce() -> R) -> Option<R> {
         let flight = self.flight.as_ref()?;
         let mut table = self.flights.table(flight.hash);
@@ -389,7 +403,7 @@ impl<'a, K, T: Clone> Follow<'a, K, T> {
             Waited::Served(Role::Waiter) => match self.flight.landing.get() {
                 Some(Landing::Value(value)) => Followed::Value(value.clone()),
                 Some(Landing::Error(error)) => Followed::Error(Arc::clone(error)),
-                None => Followed::Nothing,
+                Some(Landing::Nothing) | None => Followed::Nothing,
             },
             Waited::TooLate | Waited::Full => Followed::TooLate,
         }

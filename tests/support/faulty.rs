@@ -1,4 +1,5 @@
 //! A store in memory that fails, hangs and panics as a test tells it, and writes down what it was asked to do.
+#![allow(dead_code, reason = "not every test file uses all of it")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::poll_fn;
@@ -25,11 +26,13 @@ pub(crate) enum Mood {
     Panicking,
 }
 
+/// A write as it came: key, value and number.
+type Written = (u64, Option<u64>, u64);
+
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
     pub(crate) rows: Mutex<BTreeMap<u64, u64>>,
-    /// The writes of each batch: key, value and number.
-    pub(crate) batches: Mutex<Vec<Vec<(u64, Option<u64>, u64)>>>,
+    pub(crate) batches: Mutex<Vec<Vec<Written>>>,
     pub(crate) mood: Mutex<Mood>,
     /// While it is set, batches hang.
     pub(crate) hangs: AtomicBool,

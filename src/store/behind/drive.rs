@@ -219,7 +219,7 @@ where
         let (mut pause, mut whole, mut landed) = (None, false, 0);
         let pause_after =
             |verdicts: &mut Verdicts<'_, K, V, S::Error>| verdicts.delay(failures.saturating_add(1));
-        let (fates, errors): (Vec<Fate>, Vec<Option<Error<S::Error>>>) = match written {
+        let (fates, errors): Ends<S::Error> = match written {
             Ok(results) => {
                 let results = items.iter().zip(results).map(|(item, result)| match result {
                     Ok(()) => {
@@ -310,6 +310,11 @@ impl<K, V, E> Verdicts<'_, K, V, E> {
     }
 }
 
+/// How each write of a batch ended, and why.
+type Ends<E> = (Vec<Fate>, Vec<Option<Error<E>>>);
+/// A write that can never be made, and why.
+type Letter<'a, K, V, E> = (&'a Item<K, V>, Option<&'a Error<E>>);
+
 const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
 
@@ -322,7 +327,7 @@ where
     P: Policy<Vec<Result<(), S::Error>>, S::Error> + 'static,
 {
     inner: &'a Inner<K, V, S, P>,
-    letters: Vec<(&'a Item<K, V>, Option<&'a Error<S::Error>>)>,
+    letters: Vec<Letter<'a, K, V, S::Error>>,
 }
 
 impl<K, V, S, P> Dead<'_, K, V, S, P>
