@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::{Hash, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::expiry::Rules;
 use super::stats::Counts;
@@ -32,6 +33,8 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
                 expiry: None,
                 negative: None,
                 tags: None,
+                background: None,
+                soft_timeout: Duration::MAX,
             },
             clock: Clock::system(),
             hook: Hook::unnamed(),

@@ -39,8 +39,9 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     {
         let hash = self.inner.hash(key);
         loop {
-            let removed = self.inner.peek(hash, key, |found| {
-                if !test(found.value) {
+            let now = self.inner.now();
+            let removed = self.inner.entries.peek(hash, key, |found| {
+                if found.times.is_over(now) || !test(found.value) {
                     return Some(false);
                 }
                 // Else it was replaced since it was found.
@@ -61,7 +62,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         self.inner.overtake_all();
         let now = self.inner.now();
         self.inner.entries.scan(|found| {
-            if !self.inner.is_live(&found, now) || !test(found.key, found.value) {
+            if found.times.is_over(now) || !test(found.key, found.value) {
                 self.inner.remove_found(self.inner.hash(found.key), &found);
             }
             true

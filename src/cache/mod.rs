@@ -10,12 +10,12 @@ mod compute;
 mod entries;
 mod entry;
 mod expiry;
-#[cfg_attr(not(test), expect(dead_code, reason = "loads of a cache are still to come"))]
 mod fresh;
 mod inner;
 mod invalidate;
 mod load;
 mod many;
+mod refresh;
 mod snapshot;
 mod stats;
 mod tags;
@@ -37,6 +37,7 @@ pub use entries::Cause;
 pub use entry::{Entry, LoadGuard};
 pub use expiry::Expiry;
 pub use invalidate::Invalidation;
+pub use refresh::Job;
 pub use snapshot::Kept;
 pub use stats::CacheStats;
 
@@ -91,6 +92,8 @@ struct Settings<K, V> {
     /// Which values say that there is none, and how long they live.
     negative: Option<(IsNegative<V>, u64)>,
     tags: Option<Tags<K, V>>,
+    background: Option<Box<dyn Fn(Job) + Send + Sync>>,
+    soft_timeout: Duration,
 }
 
 /// A value that [`Cache::insert`] did not take: it weighs more than one entry may. It is given back here.
