@@ -216,7 +216,7 @@ async fn a_slow_load_is_not_waited_for_longer_than_the_soft_timeout() {
 
     // And who drops the job has answered.
     clock.advance(secs(2));
-    let mut caller = Box::pin(cache.get_or_refresh("a", || pending::<Result<u32, &str>>()));
+    let mut caller = Box::pin(cache.get_or_refresh("a", pending::<Result<u32, &str>>));
     assert!(poll(&mut caller).is_pending());
     drop(jobs.try_recv().unwrap());
     assert_eq!(poll(&mut caller), Poll::Ready(Ok(3)));
@@ -462,6 +462,16 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_soft_timeout_needs_somebody_who_finishes_the_load() {
+    let build = || Cache::<u32, u32>::builder(1).soft_timeout(secs(1)).build();
+    let panic = catch_unwind(AssertUnwindSafe(build)).unwrap_err();
+    assert_eq!(
+        *panic.downcast_ref::<&str>().unwrap(),
+        "soft_timeout: needs a background, which finishes the load"
+    );
 }
 
 #[test]

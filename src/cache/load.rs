@@ -23,6 +23,10 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     /// tag of its own removed: it may be old. Those who asked for it get it all the same. They also get a value that is too
     /// heavy to be kept.
     ///
+    /// If entries are [refreshed ahead](crate::CacheBuilder::refresh_ahead) or given out
+    /// [after their time](crate::CacheBuilder::stale_while_revalidate), a value that is there may be loaded anew by one
+    /// caller, who gets it back if that fails; [`get_or_refresh`](Cache::get_or_refresh) does so in the background.
+    ///
     /// The key is cloned when it is loaded.
     ///
     /// # Errors
