@@ -222,6 +222,49 @@ async fn a_slow_load_is_not_waited_for_longer_than_the_soft_timeout() {
     assert_eq!(poll(&mut caller), Poll::Ready(Ok(3)));
 }
 
+/// The clock stands still: nothing but the end of the job can wake who waits for it.
+#[tokio::test]
+async fn who_waits_for_a_job_is_woken_by_its_end() {
+    let (start, jobs) = jobs();
+    let (cache, clock) =
+        cache(|cache| cache.stale_if_error(secs(90)).background(start).soft_timeout(secs(1)));
+    for done in [true, false] {
+        clock.advance(secs(20));
+        let asks = cache.clone();
+        let caller = tokio::spawn(async move { asks.get_or_refresh("a", || ready(Ok::<_, &str>(2))).await });
+        let job = loop {
+            match jobs.try_recv() {
+                Ok(job) => break job,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        // It waits by now: the other task ran until it had to.
+        tokio::task::yield_now().await;
+        if done {
+            job.await;
+        } else {
+            drop(job);
+        }
+        let answer = tokio::time::timeout(secs(60), caller).await.expect("nobody woke it").unwrap();
+        assert_eq!(answer, Ok(2));
+    }
+}
+
+#[test]
+fn a_refresh_that_takes_long_keeps_others_from_loading() {
+    let (cache, clock) = cache(|cache| cache.stale_while_revalidate(secs(900)));
+    clock.advance(secs(10));
+    let mut refresh = Box::pin(cache.get_or_load("a", pending::<Result<u32, &str>>));
+    assert!(poll(&mut refresh).is_pending());
+    for _ in 0..10 {
+        clock.advance(secs(11));
+        assert_eq!(ask(&cache), 1);
+    }
+    drop(refresh);
+    clock.advance(secs(11));
+    assert_eq!(load(&cache, Ok(2)), Ok(2));
+}
+
 #[test]
 fn a_thread_does_not_wait_longer_than_the_soft_timeout_either() {
     let gate = Arc::new(Barrier::new(2));

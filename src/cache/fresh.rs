@@ -47,8 +47,7 @@ impl Rules {
             return (State::Over, None);
         }
         let over_for = (now + kept).saturating_sub(leaves);
-        // One that has ended before it was due, since nobody used it, is due.
-        let waits = due > now && due & 1 == 1;
+        let waits = waits(due, now);
         let state = match (waits, over_for < self.revalidate, over_for < self.on_error) {
             (_, false, false) => State::Over,
             (true, _, _) => State::Good,
@@ -61,6 +60,10 @@ impl Rules {
     /// Claims the refresh of an entry that is due; `None` if another one has.
     pub(super) fn claim(&self, times: Times<'_>, now: u64) -> Option<Claim> {
         let found = times.get(self.due_word());
+        // Another one may have been faster since it was seen to be due.
+        if waits(found, now) {
+            return None;
+        }
         let left = now.saturating_add(LEASE) | 1;
         times.exchange(self.due_word(), found, left).then_some(Claim { found, left })
     }
@@ -83,6 +86,12 @@ impl Rules {
     pub(super) fn unclaim(&self, claim: Claim, times: Times<'_>) {
         times.exchange(self.due_word(), claim.left, claim.found);
     }
+}
+
+/// Whether an entry is not to be refreshed yet, since somebody moved the time at which it is due. One that has ended before it
+/// was due, since nobody used it, does not wait.
+const fn waits(due: u64, now: u64) -> bool {
+    due > now && due & 1 == 1
 }
 
 #[cfg(test)]
@@ -133,6 +142,7 @@ mod tests {
         let entry = entry(&RULES, 0);
         let times = Times(&entry);
         let claim = RULES.claim(times, 60 * SECOND).unwrap();
+        assert!(RULES.claim(times, 60 * SECOND).is_none(), "who saw it due at the same time comes too late");
         assert_eq!(RULES.state(times, 60 * SECOND).0, State::Good);
         assert_eq!(RULES.state(times, 70 * SECOND).0, State::Good);
         assert_eq!(RULES.state(times, 70 * SECOND + 1).0, State::Due, "who claimed it has vanished");
