@@ -268,9 +268,12 @@ fn a_refresh_that_takes_long_keeps_others_from_loading() {
 #[test]
 fn a_thread_does_not_wait_longer_than_the_soft_timeout_either() {
     let gate = Arc::new(Barrier::new(2));
+    let (started, starts) = mpsc::channel();
+    let started = Mutex::new(started);
     let (cache, clock) = cache(|cache| {
-        cache.stale_if_error(secs(900)).soft_timeout(secs(1)).background(|job: Job| {
+        cache.stale_if_error(Duration::MAX).soft_timeout(secs(1)).background(move |job: Job| {
             std::thread::spawn(|| job.run());
+            started.lock().unwrap().send(()).unwrap();
         })
     });
     clock.advance(secs(10));
@@ -283,6 +286,7 @@ fn a_thread_does_not_wait_longer_than_the_soft_timeout_either() {
             })
         })
     };
+    starts.recv().unwrap();
     // It may not wait yet.
     while !caller.is_finished() {
         clock.advance(secs(1));
