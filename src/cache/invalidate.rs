@@ -234,8 +234,8 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     ///
     /// # Cost
     ///
-    /// Some 40 bytes for each tag of an entry; a lock for each when the entry is written and when it leaves. Reads cost
-    /// nothing more.
+    /// Memory for each tag of an entry, and a lock for each when the entry is written and when it leaves. Reads cost nothing
+    /// more.
     pub fn tags<T, I>(mut self, tags: impl Fn(&K, &V) -> I + Send + Sync + 'static) -> Self
     where
         T: Hash,

@@ -55,6 +55,13 @@ use tags::Tags;
 /// Clones are handles of one cache. `get` clones the value: keep what is large in an `Arc`, or look at it in place by
 /// [`with`](Cache::with).
 ///
+/// # Cost
+///
+/// As yet all entries are under one lock, and leave in the order in which they came, however often they are used: fit for
+/// what is loaded slowly, not for millions of look-ups a second, nor for the highest share of hits.
+///
+/// # Examples
+///
 /// ```
 /// use floodwall::Cache;
 ///

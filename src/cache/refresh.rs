@@ -5,19 +5,18 @@ use std::fmt;
 use std::future::{poll_fn, ready};
 use std::hash::Hash;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::fresh::{Claim, State};
 use super::load::Load;
 use super::stats::Count;
 use super::{Cache, CacheBuilder};
+use crate::answer::{self, Question};
 use crate::clock::{NEVER, Sleep};
 use crate::error::Error;
 use crate::flight::OwnErrors;
 use crate::park::block_on;
-use crate::sync::Mutex;
 
 /// What one who would load a key gets before it does.
 pub(super) enum Asked<K: Hash + Eq, V> {
@@ -213,15 +212,15 @@ where
         };
         let (value, key, cache) = (old.value.clone(), old.key.clone(), self.clone());
         let (is_spare, is_over) = (old.is_spare, old.is_over);
-        let (sender, receiver) = hand_over();
+        let (question, answer) = answer::ask();
         start(Job(Box::pin(async move {
             let fresh = cache.fly_on::<K, _, _, E, OwnErrors>(hash, &key, NEVER, Asked::Old(old), load);
-            sender.send(fresh.await);
+            answer.give(fresh.await);
         })));
         if is_spare {
             let sleep = self.inner.clock.sleep(settings.soft_timeout);
             // `None`: it is too late, or the job was dropped.
-            if let Some(fresh) = receiver.within(sleep).await {
+            if let Some(fresh) = within(question, sleep).await {
                 return fresh;
             }
         }
@@ -249,76 +248,12 @@ where
     }
 }
 
-/// Where a job leaves its result for the one who started it.
-struct Desk<T>(Mutex<OnDesk<T>>);
-
-enum OnDesk<T> {
-    Nothing(Option<Waker>),
-    Result(T),
-    /// The job is gone, or its result.
-    Gone,
-}
-
-struct Sender<T>(Arc<Desk<T>>);
-
-struct Receiver<T>(Arc<Desk<T>>);
-
-fn hand_over<T>() -> (Sender<T>, Receiver<T>) {
-    let desk = Arc::new(Desk(Mutex::new(OnDesk::Nothing(None))));
-    (Sender(Arc::clone(&desk)), Receiver(desk))
-}
-
-impl<T> Desk<T> {
-    fn put(&self, result: OnDesk<T>) {
-        let before = std::mem::replace(&mut *self.0.lock(), result);
-        // Outside the lock: a waker is user code.
-        if let OnDesk::Nothing(Some(waker)) = before {
-            waker.wake();
-        }
-    }
-}
-
-impl<T> Sender<T> {
-    fn send(self, result: T) {
-        self.0.put(OnDesk::Result(result));
-    }
-}
-
-impl<T> Drop for Sender<T> {
-    fn drop(&mut self) {
-        let is_sent = !matches!(*self.0.0.lock(), OnDesk::Nothing(_));
-        if !is_sent {
-            self.0.put(OnDesk::Gone);
-        }
-    }
-}
-
-impl<T> Receiver<T> {
-    async fn within(self, sleep: Sleep) -> Option<T> {
-        let mut sleep = pin!(sleep);
-        poll_fn(|context| {
-            if let Poll::Ready(result) = self.poll(context.waker()) {
-                return Poll::Ready(result);
-            }
-            sleep.as_mut().poll(context).map(|()| None)
-        })
-        .await
-    }
-
-    fn poll(&self, waker: &Waker) -> Poll<Option<T>> {
-        // Cloned and dropped outside the lock.
-        let waker = OnDesk::Nothing(Some(waker.clone()));
-        let mut desk = self.0.0.lock();
-        let (next, ready) = match &*desk {
-            OnDesk::Nothing(_) => (waker, false),
-            _ => (OnDesk::Gone, true),
-        };
-        let before = std::mem::replace(&mut *desk, next);
-        drop(desk);
-        match before {
-            OnDesk::Result(result) => Poll::Ready(Some(result)),
-            _ if ready => Poll::Ready(None),
-            _ => Poll::Pending,
-        }
-    }
+/// Returns the answer if it comes before the sleep ends.
+async fn within<T>(question: Question<T>, sleep: Sleep) -> Option<T> {
+    let mut sleep = pin!(sleep);
+    poll_fn(|context| match question.poll(context.waker()) {
+        Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
+        ready => ready,
+    })
+    .await
 }

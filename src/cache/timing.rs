@@ -18,8 +18,7 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     ///
     /// # Cost
     ///
-    /// A look-up reads the clock; an entry takes 16 bytes more, 8 more again with an [`idle`](Self::idle) time beside it or
-    /// if it is refreshed.
+    /// A look-up reads the clock; an entry takes some words more, for its times.
     ///
     /// ```
     /// # use std::time::Duration;
