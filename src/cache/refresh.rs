@@ -2,9 +2,9 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::future::{poll_fn, ready};
+use std::future::ready;
 use std::hash::Hash;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::fresh::{Claim, State};
 use super::load::Load;
 use super::stats::Count;
 use super::{Cache, CacheBuilder};
-use crate::answer::{self, Question};
-use crate::clock::{NEVER, Sleep};
+use crate::answer;
+use crate::clock::NEVER;
 use crate::error::Error;
 use crate::flight::OwnErrors;
 use crate::park::block_on;
@@ -220,7 +220,7 @@ where
         if is_spare {
             let sleep = self.inner.clock.sleep(settings.soft_timeout);
             // `None`: it is too late, or the job was dropped.
-            if let Some(fresh) = within(question, sleep).await {
+            if let Some(fresh) = question.within(sleep).await {
                 return fresh;
             }
         }
@@ -246,14 +246,4 @@ where
     {
         block_on(self.get_or_refresh(key, || ready(load())))
     }
-}
-
-/// Returns the answer if it comes before the sleep ends.
-async fn within<T>(question: Question<T>, sleep: Sleep) -> Option<T> {
-    let mut sleep = pin!(sleep);
-    poll_fn(|context| match question.poll(context.waker()) {
-        Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
-        ready => ready,
-    })
-    .await
 }
