@@ -1,13 +1,15 @@
 //! The entries of a cache, by key: [`Entries`].
 
 use std::borrow::Borrow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::TooHeavy;
 use super::times::{Life, Times};
+use crate::clock::NEVER;
+use crate::hash::ByHash;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Why an entry left the cache.
@@ -53,6 +55,8 @@ impl<K, V> Found<'_, K, V> {
 #[must_use = "listeners hear of what has left"]
 pub(super) struct Gone<'a, K, V> {
     left: Vec<(Arc<Record<K, V>>, Cause)>,
+    /// The key of a value that was too heavy: dropped with the rest, after every lock.
+    refused: Option<K>,
     table: PhantomData<&'a Entries<K, V>>,
 }
 
@@ -63,27 +67,32 @@ struct Record<K, V> {
     times: Box<[AtomicU64]>,
     uses: AtomicU64,
     hash: u64,
+    /// Rises in the order of arrival.
+    number: u64,
+    /// Where it stands in `due`: when it was to leave when that was last looked at. Changed under the lock.
+    queued: AtomicU64,
 }
 
-/// The entries of a cache.
+/// The entries of a cache, under one lock, which leave in the order in which they came.
 pub(super) struct Entries<K, V> {
     table: Mutex<Table<K, V>>,
 }
 
 struct Table<K, V> {
-    /// By hash.
-    records: HashMap<u64, Vec<Arc<Record<K, V>>>>,
-    /// Hashes in order of arrival; those of entries that left meanwhile are passed over.
-    order: VecDeque<Arc<Record<K, V>>>,
+    records: ByHash<Vec<Arc<Record<K, V>>>>,
+    /// By number.
+    order: BTreeMap<u64, Arc<Record<K, V>>>,
+    /// When each is to leave that ever does, and its number. Readers move times without telling: it may be later.
+    due: BTreeSet<(u64, u64)>,
+    arrived: u64,
     capacity: u64,
     words: usize,
     weight: u64,
-    count: usize,
 }
 
 impl<'a, K, V> Gone<'a, K, V> {
     const fn new() -> Self {
-        Self { left: Vec::new(), table: PhantomData }
+        Self { left: Vec::new(), refused: None, table: PhantomData }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V, Cause)> {
@@ -109,12 +118,13 @@ impl<K, V> Record<K, V> {
 impl<K: Eq, V> Entries<K, V> {
     pub(super) fn new(room: Room) -> Self {
         let table = Table {
-            records: HashMap::new(),
-            order: VecDeque::new(),
+            records: ByHash::default(),
+            order: BTreeMap::new(),
+            due: BTreeSet::new(),
+            arrived: 0,
             capacity: room.capacity,
             words: room.words,
             weight: 0,
-            count: 0,
         };
         Self { table: Mutex::new(table) }
     }
@@ -158,16 +168,18 @@ impl<K: Eq, V> Entries<K, V> {
         }
         if weight > table.capacity {
             let limit = table.capacity;
+            gone.refused = Some(key);
             return (gone, Some(TooHeavy { value, weight, limit }));
         }
-        let times = life.words[..table.words].iter().map(|time| AtomicU64::new(*time)).collect();
-        let record = Arc::new(Record { key, value, weight, times, uses: AtomicU64::new(0), hash });
-        table.count += 1;
-        table.weight += weight;
-        table.records.entry(hash).or_default().push(Arc::clone(&record));
-        table.order.push_back(record);
         table.expire(life.now, 4, &mut gone);
-        table.shrink(&mut gone);
+        let room = table.capacity - weight;
+        table.shrink(room, &mut gone);
+        let times: Box<[AtomicU64]> =
+            life.words[..table.words].iter().map(|time| AtomicU64::new(*time)).collect();
+        let queued = AtomicU64::new(Times(&times).expires());
+        table.arrived += 1;
+        let (uses, number) = (AtomicU64::new(0), table.arrived);
+        table.add(Arc::new(Record { key, value, weight, times, uses, hash, number, queued }));
         (gone, None)
     }
 
@@ -214,7 +226,7 @@ impl<K: Eq, V> Entries<K, V> {
         let mut gone = Gone::new();
         let mut table = self.table.lock();
         table.capacity = capacity;
-        table.shrink(&mut gone);
+        table.shrink(capacity, &mut gone);
         gone
     }
 
@@ -223,7 +235,7 @@ impl<K: Eq, V> Entries<K, V> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.table.lock().count
+        self.table.lock().order.len()
     }
 
     pub(super) fn weight(&self) -> u64 {
@@ -250,36 +262,83 @@ impl<K: Eq, V> Table<K, V> {
         Some(record)
     }
 
-    fn drop_record(&mut self, record: &Arc<Record<K, V>>) -> bool {
-        let Some(records) = self.records.get_mut(&record.hash) else { return false };
-        let Some(place) = records.iter().position(|it| Arc::ptr_eq(it, record)) else { return false };
-        records.swap_remove(place);
-        if records.is_empty() {
-            self.records.remove(&record.hash);
+    fn add(&mut self, record: Arc<Record<K, V>>) {
+        self.weight += record.weight;
+        self.records.entry(record.hash).or_default().push(Arc::clone(&record));
+        self.queue(&record);
+        self.order.insert(record.number, record);
+    }
+
+    fn queue(&mut self, record: &Record<K, V>) {
+        let at = record.queued.load(Ordering::Relaxed);
+        if at != NEVER {
+            self.due.insert((at, record.number));
         }
-        self.order.retain(|it| !Arc::ptr_eq(it, record));
+    }
+
+    fn drop_record(&mut self, record: &Arc<Record<K, V>>) {
+        if let Some(records) = self.records.get_mut(&record.hash) {
+            records.retain(|it| !Arc::ptr_eq(it, record));
+            if records.is_empty() {
+                self.records.remove(&record.hash);
+            }
+        }
+        self.due.remove(&(record.queued.load(Ordering::Relaxed), record.number));
+        self.order.remove(&record.number);
         self.weight -= record.weight;
-        self.count -= 1;
-        true
     }
 
     fn expire(&mut self, now: u64, budget: usize, gone: &mut Gone<'_, K, V>) {
-        if self.words == 0 {
-            return;
-        }
-        let over = self.order.iter().filter(|record| record.times().is_over(now));
-        for record in over.take(budget).cloned().collect::<Vec<_>>() {
-            if self.drop_record(&record) {
+        for _ in 0..budget {
+            let Some(&(at, number)) = self.due.first() else { return };
+            if at > now {
+                return;
+            }
+            self.due.pop_first();
+            let Some(record) = self.order.get(&number).map(Arc::clone) else { continue };
+            if record.times().is_over(now) {
+                self.drop_record(&record);
                 gone.left.push((record, Cause::Expired));
+            } else {
+                record.queued.store(record.times().expires(), Ordering::Relaxed);
+                self.queue(&record);
             }
         }
     }
 
-    fn shrink(&mut self, gone: &mut Gone<'_, K, V>) {
-        while self.weight > self.capacity {
-            let Some(record) = self.order.front().cloned() else { return };
+    /// Makes the oldest leave until the others weigh at most `most`.
+    fn shrink(&mut self, most: u64, gone: &mut Gone<'_, K, V>) {
+        while self.weight > most {
+            let Some(record) = self.order.first_key_value().map(|(_, record)| Arc::clone(record)) else {
+                return;
+            };
             self.drop_record(&record);
             gone.left.push((record, Cause::Size));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::times::MOST_WORDS;
+
+    #[test]
+    fn nothing_is_left_of_entries_that_were_replaced_or_removed() {
+        let entries = Entries::new(Room { capacity: 8, weighted: false, words: 1 });
+        for time in 0..100 {
+            let life = Life { now: 0, words: [1_000 + time; MOST_WORDS] };
+            let (_, refused) = entries.insert(time % 10, time % 10, "value", 1, life);
+            assert_eq!(refused, None);
+        }
+        let sizes = || {
+            let table = entries.table.lock();
+            (table.records.len(), table.order.len(), table.due.len(), table.weight)
+        };
+        assert_eq!(sizes(), (8, 8, 8, 8));
+        for key in 0..10 {
+            drop(entries.remove_if(key, &key, |_| Some(Cause::Explicit)));
+        }
+        assert_eq!(sizes(), (0, 0, 0, 0));
     }
 }
