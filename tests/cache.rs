@@ -1,0 +1,95 @@
+//! `Cache`: what is kept, what leaves, and who hears of it.
+#![cfg(not(floodwall_loom))]
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use floodwall::Cache;
+use floodwall::cache::Cause;
+
+type Left = Arc<Mutex<Vec<(u64, u64, Cause)>>>;
+
+/// A cache of `capacity` that weighs values by their number, and what has left it.
+fn watched(capacity: u64) -> (Cache<u64, u64>, Left) {
+    let left = Left::default();
+    let heard = Arc::clone(&left);
+    let cache = Cache::builder(capacity)
+        .weigher(|_, value| *value)
+        .listener(move |key, value, cause| heard.lock().unwrap().push((*key, *value, cause)))
+        .build();
+    (cache, left)
+}
+
+#[test]
+fn a_value_is_found_until_it_is_removed() {
+    let cache = Cache::new(10);
+    assert_eq!(cache.get("a"), None);
+    cache.insert("a".to_string(), 1).unwrap();
+    assert_eq!(cache.get("a"), Some(1));
+    assert_eq!(cache.peek("a"), Some(1));
+    assert_eq!(cache.with("a", |value| value + 1), Some(2));
+    assert_eq!(cache.remove("a"), Some(1));
+    assert_eq!(cache.get("a"), None);
+    assert_eq!(cache.remove("a"), None);
+}
+
+#[test]
+fn the_listener_hears_why_an_entry_left() {
+    let (cache, left) = watched(10);
+    cache.insert(1, 4).unwrap();
+    cache.insert(1, 5).unwrap();
+    cache.remove(&1);
+    assert_eq!(*left.lock().unwrap(), [(1, 4, Cause::Replaced), (1, 5, Cause::Explicit)]);
+}
+
+#[test]
+fn what_is_too_heavy_is_given_back_and_what_it_replaces_is_gone() {
+    let (cache, left) = watched(10);
+    cache.insert(1, 4).unwrap();
+    let refused = cache.insert(1, 11).unwrap_err();
+    assert_eq!((refused.value, refused.weight, refused.limit), (11, 11, 10));
+    assert_eq!(refused.to_string(), "an entry of weight 11 is heavier than one may be, 10");
+    assert_eq!(cache.get(&1), None, "the old value is no longer true");
+    assert_eq!(*left.lock().unwrap(), [(1, 4, Cause::Replaced)]);
+}
+
+#[test]
+fn a_smaller_capacity_holds_at_once() {
+    let (cache, left) = watched(10);
+    for key in 0..5 {
+        cache.insert(key, 2).unwrap();
+    }
+    assert_eq!((cache.weight(), cache.len()), (10, 5));
+    cache.set_capacity(4);
+    assert_eq!((cache.weight(), cache.len(), cache.capacity()), (4, 2, 4));
+    assert!(left.lock().unwrap().iter().all(|(_, _, cause)| *cause == Cause::Size));
+}
+
+/// Trap 12.
+#[test]
+fn weights_near_the_end_of_numbers_are_neither_lost_nor_added_up() {
+    let (cache, left) = watched(u64::MAX);
+    for (key, weight) in [(1, u64::MAX - 1), (2, 1), (3, u64::MAX), (4, 0)] {
+        cache.insert(key, weight).unwrap();
+    }
+    assert_eq!((cache.weight(), cache.len()), (u64::MAX, 2));
+    assert_eq!(*left.lock().unwrap(), [(1, u64::MAX - 1, Cause::Size), (2, 1, Cause::Size)]);
+}
+
+/// Trap 11.
+#[test]
+fn the_key_of_a_refused_value_is_dropped_where_it_may_use_the_cache() {
+    #[derive(PartialEq, Eq, Hash)]
+    struct Key(u64);
+    static CACHE: OnceLock<Cache<Key, u64>> = OnceLock::new();
+    impl Drop for Key {
+        fn drop(&mut self) {
+            if self.0 == 1 {
+                CACHE.get().unwrap().insert(Key(2), 1).unwrap();
+                CACHE.get().unwrap().remove(&Key(3));
+            }
+        }
+    }
+    let cache = CACHE.get_or_init(|| Cache::builder(1).weigher(|_, value| *value).build());
+    assert_eq!(cache.insert(Key(1), 5).unwrap_err().value, 5);
+    assert_eq!(cache.get(&Key(2)), Some(1));
+}
