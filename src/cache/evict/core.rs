@@ -65,6 +65,21 @@ impl Core {
         }
     }
 
+    /// Puts an entry in the place of another with the same key, which is known no more; it counts as a use. Hash and weight of the
+    /// new one are set, and those of the old one still what they were.
+    pub(crate) fn replace(&mut self, nodes: &impl Nodes, old: u32, new: u32) {
+        let (from, to) = (nodes.node(old), nodes.node(new));
+        to.set_uses(from.uses());
+        to.set_stamp(from.stamp());
+        if (nodes.weight(old) == 0) != (nodes.weight(new) == 0) {
+            self.remove(nodes, old);
+            return self.admit(nodes, new);
+        }
+        let list = if self.pinned.holds(nodes, old) { &mut self.pinned } else { self.kind.list(nodes, old) };
+        list.replace(nodes, old, new);
+        self.reuse(nodes, new);
+    }
+
     /// Hears that an entry has another weight now, and which one it had.
     pub(crate) fn reweigh(&mut self, nodes: &impl Nodes, id: u32, old: u64) {
         let new = nodes.weight(id);

@@ -5,19 +5,18 @@
 pub(super) struct Ghost {
     buckets: Box<[Bucket]>,
     /// How many places of a bucket are in use.
-    ways: u16,
+    ways: usize,
 }
 
-/// The last place holds the number of the one to be written next.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(32))]
-struct Bucket([u16; WAYS + 1]);
+struct Bucket([u16; WAYS]);
 
-const WAYS: usize = 15;
+const WAYS: usize = 16;
 
 impl Ghost {
     pub(super) fn new() -> Self {
-        Self { buckets: Box::new([Bucket([0; WAYS + 1])]), ways: 1 }
+        Self { buckets: Box::new([Bucket([0; WAYS])]), ways: 1 }
     }
 
     pub(super) fn memory(&self) -> usize {
@@ -26,34 +25,26 @@ impl Ghost {
 
     /// The bucket and the fingerprint, which is never 0.
     #[inline]
-    fn spot(&self, hash: u32) -> (usize, u16) {
+    fn spot(&mut self, hash: u32) -> (&mut [u16], u16) {
         let mixed = u64::from(hash).wrapping_mul(0xd6e8_feb8_6659_fd93);
         let bucket = ((mixed >> 32).wrapping_mul(self.buckets.len() as u64) >> 32) as usize;
-        (bucket, mixed as u16 | 1)
+        (&mut self.buckets[bucket].0[..self.ways], mixed as u16 | 1)
     }
 
-    #[inline]
     pub(super) fn remember(&mut self, hash: u32) {
         let (bucket, print) = self.spot(hash);
-        let Bucket(places) = &mut self.buckets[bucket];
-        let turn = places[WAYS];
-        places[turn as usize & WAYS] = print;
-        places[WAYS] = if turn + 1 < self.ways { turn + 1 } else { 0 };
+        let last = bucket.len() - 1;
+        bucket.copy_within(..last, 1);
+        bucket[0] = print;
     }
 
     /// Takes a key out, and returns whether it was there. One in some thousands of others is taken for it.
-    #[inline]
     pub(super) fn take(&mut self, hash: u32) -> bool {
         let (bucket, print) = self.spot(hash);
-        let Bucket(places) = &mut self.buckets[bucket];
-        let mut found = 0;
-        for (place, &other) in places[..WAYS].iter().enumerate() {
-            found |= u16::from(other == print) << place;
-        }
-        if found == 0 {
-            return false;
-        }
-        places[found.trailing_zeros() as usize & WAYS] = 0;
+        let Some(place) = bucket.iter().position(|&other| other == print) else { return false };
+        let last = bucket.len() - 1;
+        bucket.copy_within(place + 1.., place);
+        bucket[last] = 0;
         true
     }
 
@@ -67,6 +58,6 @@ impl Ghost {
         while self.buckets.len() > 1 && self.buckets.len() * WAYS / 8 > keys {
             self.buckets = self.buckets.iter().copied().step_by(2).collect();
         }
-        self.ways = keys.div_ceil(self.buckets.len()).clamp(1, WAYS) as u16;
+        self.ways = keys.div_ceil(self.buckets.len()).clamp(1, WAYS);
     }
 }

@@ -71,6 +71,31 @@ impl List {
         self.weight = self.weight.wrapping_sub(nodes.weight(id));
     }
 
+    /// Puts another entry in the place of one.
+    pub(super) fn replace(&mut self, nodes: &impl Nodes, old: u32, new: u32) {
+        let (from, to) = (nodes.node(old), nodes.node(new));
+        debug_assert!(
+            from.place() == self.place && to.place() == 0,
+            "one stands in this list, the other in none"
+        );
+        let (next, prev) = (from.next(), from.prev());
+        to.set_next(next);
+        to.set_prev(prev);
+        to.set_place(self.place);
+        from.set_place(0);
+        if prev == NIL {
+            self.newest = new
+        } else {
+            nodes.node(prev).set_next(new)
+        }
+        if next == NIL {
+            self.oldest = new
+        } else {
+            nodes.node(next).set_prev(new)
+        }
+        self.reweigh(nodes.weight(old), nodes.weight(new));
+    }
+
     /// Makes the entry the newest, as if it had just come.
     pub(super) fn renew(&mut self, nodes: &impl Nodes, id: u32) {
         if self.newest != id {

@@ -89,7 +89,7 @@ proptest! {
     #[test]
     fn who_was_admitted_leaves_once(
         lru in any::<bool>(),
-        steps in prop::collection::vec((0u8..12, 0u32..40, 0u64..4), 0..400),
+        steps in prop::collection::vec((0u8..14, 0u32..40, 0u64..4), 0..400),
     ) {
         let eviction = if lru { Eviction::Lru } else { Eviction::Adaptive };
         let mut core = Core::new(eviction, 1);
@@ -114,6 +114,13 @@ proptest! {
                     core.reweigh(&nodes, id, old);
                 }
                 9 => core.choose(CHOICES[place % CHOICES.len()]),
+                10 | 11 if live[place] => {
+                    let Some(new) = live.iter().position(|live| !live) else { continue };
+                    nodes.weights[new] = weight;
+                    nodes.nodes[new].renew(nodes.nodes[place].hash());
+                    core.replace(&nodes, id, new as u32);
+                    (live[place], live[new]) = (false, true);
+                }
                 _ => {
                     let victim = core.victim(&nodes);
                     let can_leave = live.iter().zip(&nodes.weights).any(|(&live, &weight)| live && weight > 0);
@@ -198,6 +205,26 @@ fn entries_without_weight_stay_and_do_not_make_eviction_run_in_circles() {
         assert_eq!(core.victim(&nodes), Some(10_000));
         assert!(nodes.asked.get() < 50, "{} nodes were looked at", nodes.asked.get());
     }
+}
+
+#[test]
+fn an_entry_that_replaces_another_stands_in_its_place_and_was_used() {
+    let nodes = Counted::new(4);
+    let mut core = Core::new(Eviction::Lru, 1);
+    (0..3).for_each(|id| nodes.admit(&mut core, id));
+    nodes.nodes[3].renew(0);
+    core.replace(&nodes, 0, 3);
+    assert_eq!([1, 2, 3, 3].map(|_| core.victim(&nodes)), [Some(1), Some(2), Some(3), None]);
+
+    let mut core = Core::new(Eviction::Adaptive, 1);
+    (0..3).for_each(|id| nodes.admit(&mut core, id));
+    nodes.nodes[0].touch();
+    nodes.nodes[3].renew(0);
+    core.replace(&nodes, 0, 3);
+    assert_eq!((nodes.nodes[3].uses(), nodes.nodes[0].place(), core.weight()), (2, 0, 3));
+    let mut left = [(); 3].map(|()| core.victim(&nodes));
+    left.sort_unstable();
+    assert_eq!(left, [Some(1), Some(2), Some(3)]);
 }
 
 #[test]
