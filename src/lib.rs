@@ -35,6 +35,7 @@ mod bulkhead;
 pub mod cache;
 mod concurrency;
 mod limit;
+pub mod shard;
 mod shed;
 mod throttle;
 
@@ -80,6 +81,7 @@ pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 

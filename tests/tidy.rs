@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["call", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],
-    &["breaker", "bulkhead", "cache", "concurrency", "limit", "shed", "throttle"],
+    &["breaker", "bulkhead", "cache", "concurrency", "limit", "shard", "shed", "throttle"],
     &["headers"],
     &["keyed"],
     &["policy"],
