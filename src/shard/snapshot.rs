@@ -279,20 +279,27 @@ impl<N> Draft<N> {
     /// # Errors
     ///
     /// If there is one of this id, or its weight makes no sense.
-    pub fn add(&mut self, node: impl Into<Arc<N>>) -> Result<&mut Self, ShardError>
+    pub fn add(&mut self, node: N) -> Result<&mut Self, ShardError>
     where
         N: Node,
     {
-        let node = node.into();
+        self.join(Arc::new(node))?;
+        Ok(self)
+    }
+
+    pub(super) fn join(&mut self, node: Arc<N>) -> Result<(), ShardError>
+    where
+        N: Node,
+    {
         let seat = self.vacated.last().copied().unwrap_or(self.entries.len() as u32);
         let (id, zone) = (node.id().into(), node.zone().map(Into::into));
         let spec = Spec { index: 0, id, weight: node.weight(), zone, seat };
         self.insert(node, spec, false)?;
         self.vacated.pop();
-        Ok(self)
+        Ok(())
     }
 
-    fn insert(&mut self, node: Arc<N>, spec: Spec, is_down: bool) -> Result<&mut Self, ShardError> {
+    fn insert(&mut self, node: Arc<N>, spec: Spec, is_down: bool) -> Result<(), ShardError> {
         check(&spec.id, spec.weight)?;
         match self.at(&spec.id) {
             Ok(_) => return Err(ShardError::Duplicate(spec.id.to_string())),
@@ -302,14 +309,14 @@ impl<N> Draft<N> {
             }
         }
         self.layout = None;
-        Ok(self)
+        Ok(())
     }
 
     /// Adds a node as it was saved.
     pub(super) fn bring_back(&mut self, saved: SavedNode, node: Arc<N>) -> Result<(), ShardError> {
         let SavedNode { id, weight, zone, seat, is_down } = saved;
         let spec = Spec { index: 0, id: id.into(), weight, zone: zone.map(Into::into), seat };
-        self.insert(node, spec, is_down).map(|_| ())
+        self.insert(node, spec, is_down)
     }
 
     /// Whether keys live elsewhere than in the snapshot that this began with, or may.
