@@ -171,7 +171,7 @@ struct MaglevLayout {
 fn remainder(hash: u64, divisor: u64, inverse: u128) -> u64 {
     // The fraction that the division leaves, of 2^128; times the divisor it is the remainder.
     let fraction = inverse.wrapping_mul(u128::from(hash));
-    let low = (fraction & u128::from(u64::MAX)) * u128::from(divisor) >> 64;
+    let low = ((fraction & u128::from(u64::MAX)) * u128::from(divisor)) >> 64;
     (((fraction >> 64) * u128::from(divisor) + low) >> 64) as u64
 }
 

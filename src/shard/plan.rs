@@ -285,13 +285,14 @@ impl Plan {
     #[track_caller]
     pub fn waves(&self, at_once: usize) -> Vec<Vec<usize>> {
         assert!(at_once > 0, "at_once: must be at least 1");
-        let mut waves: Vec<(Vec<usize>, BTreeMap<(bool, &str), usize>)> = Vec::new();
+        /// How many moves each node gives in, or receives in.
+        type Busy<'a> = BTreeMap<(bool, &'a str), usize>;
+        let mut waves: Vec<(Vec<usize>, Busy<'_>)> = Vec::new();
         // The waves before are full for a pair of nodes and stay so.
         let mut starts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for (at, part) in self.moves.iter().enumerate() {
             let start = starts.entry((&part.from, &part.to)).or_default();
-            let busy =
-                |wave: &BTreeMap<(bool, &str), usize>, key| wave.get(&key).is_some_and(|n| *n >= at_once);
+            let busy = |wave: &Busy<'_>, key| wave.get(&key).is_some_and(|n| *n >= at_once);
             while waves
                 .get(*start)
                 .is_some_and(|(_, nodes)| busy(nodes, (false, &*part.from)) || busy(nodes, (true, &*part.to)))

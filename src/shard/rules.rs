@@ -138,12 +138,15 @@ impl Strategy for Entities {
     }
 }
 
+/// A key that is pinned: its hash, itself, and the node.
+type Home = (u64, Box<[u8]>, u32);
+
 /// Keys, or parts of them, that are pinned to nodes; all others by another layout.
 struct Pinned {
     others: Box<dyn Layout>,
     part: Option<Part>,
-    /// Hash, key and node, by hash.
-    homes: Box<[(u64, Box<[u8]>, u32)]>,
+    /// In the order of their hashes.
+    homes: Box<[Home]>,
 }
 
 impl Pinned {

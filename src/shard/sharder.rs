@@ -1,6 +1,7 @@
 //! The set of nodes that changes while readers read: [`Sharder`], and [`Reader`] for many look-ups.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::error::ShardError;
@@ -66,9 +67,33 @@ pub(super) struct Shared<N> {
 #[repr(align(128))]
 struct Lane<N>(Mutex<Held<N>>);
 
+/// A lane's own count of the snapshot: threads that count one and the same take its line from each other.
+pub(super) struct Own<N>(Arc<OneOf<N>>);
+
+struct OneOf<N>(Arc<Snapshot<N>>);
+
+impl<N> Own<N> {
+    fn new(snapshot: &Arc<Snapshot<N>>) -> Self {
+        Self(Arc::new(OneOf(snapshot.clone())))
+    }
+}
+
+impl<N> Clone for Own<N> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<N> Deref for Own<N> {
+    type Target = Arc<Snapshot<N>>;
+
+    fn deref(&self) -> &Arc<Snapshot<N>> {
+        &self.0.0
+    }
+}
+
 struct Held<N> {
-    /// Counted for each lane by itself: threads that count one and the same take its line from each other.
-    snapshot: Arc<Arc<Snapshot<N>>>,
+    snapshot: Own<N>,
     epoch: Arc<Epoch>,
 }
 
@@ -76,7 +101,7 @@ impl<N> Shared<N> {
     fn new(first: Snapshot<N>) -> Self {
         let first = Arc::new(first);
         let lane = || {
-            let snapshot = Arc::new(first.clone());
+            let snapshot = Own::new(&first);
             Lane(Mutex::new(Held { snapshot, epoch: Arc::new(Epoch::new()) }))
         };
         let lanes = parallelism().next_power_of_two().min(64);
@@ -99,7 +124,7 @@ impl<N> Shared<N> {
     }
 
     /// The snapshot, and what tells that those who hold it have let go.
-    pub(super) fn hold(&self) -> (Arc<Arc<Snapshot<N>>>, Arc<Epoch>) {
+    pub(super) fn hold(&self) -> (Own<N>, Arc<Epoch>) {
         let held = self.lane().lock();
         (held.snapshot.clone(), held.epoch.clone())
     }
@@ -108,7 +133,7 @@ impl<N> Shared<N> {
     pub(super) fn install(&self, before: &Snapshot<N>, mut next: Snapshot<N>) -> Option<Arc<Snapshot<N>>> {
         next.version = before.version + 1;
         let next = Arc::new(next);
-        let mut fresh: Vec<_> = self.lanes.iter().map(|_| Arc::new(next.clone())).collect();
+        let mut fresh: Vec<_> = self.lanes.iter().map(|_| Own::new(&next)).collect();
         // The old ones are dropped after the locks, and with them the nodes that left.
         let old = {
             let mut current = self.current.lock();
