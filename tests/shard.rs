@@ -308,6 +308,9 @@ fn a_new_weight_moves_keys_to_or_from_its_node_alone() {
     assert!(strays(Arc::new(Ketama::libmemcached())) > 0, "as documented");
 }
 
+/// Of 100 nodes each fifth leaves in its turn.
+const LEAVERS: usize = 5;
+
 /// How full the fullest of these nodes is, and how much moved beyond what must when one left, in shares of it.
 fn measure(strategy: impl Placing + 'static, members: Vec<Member>) -> (f64, f64) {
     let all: f64 = members.iter().map(floodwall::shard::Node::weight).sum();
@@ -321,11 +324,12 @@ fn measure(strategy: impl Placing + 'static, members: Vec<Member>) -> (f64, f64)
     let shares = before.shares();
     let fullest = shares.iter().map(|(id, share)| share / weights[id]).fold(0.0, f64::max);
     let mut extra = 0.0;
-    for leaver in ["n0", "n7", "n42", "n63", "n99"] {
+    for leaver in (0..100).step_by(LEAVERS) {
+        let leaver = &format!("n{leaver}");
         let mut draft = before.draft();
         draft.remove(leaver).unwrap();
         let plan = before.plan(&draft.build().unwrap());
-        extra += (plan.share() - shares[leaver]) / shares[leaver] / 5.0;
+        extra += (plan.share() - shares[leaver]) / shares[leaver] / (100 / LEAVERS) as f64;
     }
     (fullest, extra)
 }
@@ -501,9 +505,8 @@ fn a_shift_waits_for_the_routes_that_it_makes_obsolete() {
     assert_eq!(both.writes().count(), 2);
     assert_ne!(*both.read(), Member::new("new"), "read from the old one still");
     drop(before);
-    assert!(copy.as_mut().poll(&mut context).is_pending(), "one more was made before the second call");
+    assert!(copy.as_mut().poll(&mut context).is_ready(), "a route that writes to both is no hindrance");
     drop(both);
-    assert!(copy.as_mut().poll(&mut context).is_ready());
     assert_eq!(shift.finish().unwrap_err(), ShardError::Moving);
     assert_eq!(shards.add(Member::new("other")).unwrap_err(), ShardError::Moving);
     shards.mark_down("n0").unwrap();
