@@ -12,13 +12,15 @@ const LAYERS: &[&[&str]] = &[
     &["sync"],
     &["hash", "park", "places", "prefetch", "rng", "shards", "slab"],
     &["backoff", "clock", "histogram", "window"],
-    &["call", "judge", "setters", "wait"],
+    &["answer", "call", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],
+    &["flight"],
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "shard", "shed", "throttle"],
     &["headers"],
     &["keyed"],
     &["policy"],
+    &["store"],
 ];
 
 /// Adapters use what the crate exports, and the one lock.
