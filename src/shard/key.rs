@@ -10,7 +10,7 @@
 /// ```
 /// use floodwall::shard::Key;
 ///
-/// assert_eq!("user:7".bytes(), b"user:7");
+/// assert_eq!(Key::bytes("user:7"), b"user:7");
 /// assert_eq!(258u32.bytes(), [0, 0, 1, 2]);
 /// assert!((-1i64).bytes() < 0i64.bytes());
 ///

@@ -6,8 +6,8 @@
 //! | strategy | follows from | weights | moved beyond what must | fullest of 100 nodes | a look-up |
 //! |---|---|---|---|---|---|
 //! | [`Slots`], the default | the set | yes | 3 % of a share | 1.05 | one table entry |
-//! | [`Slots`], spare 0 | the set | to a slot | 40 % of a share | 1.001 | one table entry |
-//! | [`Maglev`] | the set | yes | 57 % of a share | 1.001 | one table entry |
+//! | [`Slots`], spare 0 | the set | to a slot | 32 % of a share | 1.001 | one table entry |
+//! | [`Maglev`] | the set | yes | 55 % of a share | 1.001 | one table entry |
 //! | [`Rendezvous`] | the set | exactly | nothing | chance | a step a node |
 //! | [`Ring`] | the set | yes | nothing | 1.2 to 1.3 | a step or two |
 //! | [`MultiProbe`] | the set | equal | nothing | 1.1 to 1.2 | 21 steps |

@@ -75,8 +75,9 @@ impl<N: Node + ?Sized> Node for Arc<N> {
 /// ```
 /// use floodwall::shard::{Member, Node};
 ///
-/// let node = Member::new("db7").weight(2.0).zone("eu-1");
-/// assert_eq!((node.id().as_ref(), node.weight()), ("db7", 2.0));
+/// let member = Member::new("db7").weight(2.0).zone("eu-1");
+/// let node: &dyn Node = &member;
+/// assert_eq!((&*node.id(), node.weight(), node.zone().as_deref()), ("db7", 2.0, Some("eu-1")));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {

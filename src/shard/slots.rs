@@ -17,10 +17,10 @@ use crate::error::absurd;
 ///
 /// | 100 equal nodes, 65,536 slots | fullest node, of the mean | moved beyond what must, one leaves |
 /// |---|---|---|
-/// | spare 0 | 1.001 | about 40 % of a node's share |
+/// | spare 0 | 1.001 | about 32 % of a node's share |
 /// | spare 0.02 | 1.021 | about 12 % |
 /// | spare 0.05, the default | 1.05 | about 3 % |
-/// | Maglev, for comparison | 1.001 | 57 % |
+/// | Maglev, for comparison | 1.001 | about 55 % |
 ///
 /// Keep 256 slots and more for each node, or the slots are too few to be even.
 ///
