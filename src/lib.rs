@@ -38,6 +38,7 @@ mod bulkhead;
 pub mod cache;
 mod concurrency;
 mod limit;
+pub mod shard;
 mod shed;
 mod throttle;
 
@@ -86,6 +87,7 @@ pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["gate", "semaphore"],
     &["acquire"],
     &["flight"],
-    &["breaker", "bulkhead", "cache", "concurrency", "limit", "shed", "throttle"],
+    &["breaker", "bulkhead", "cache", "concurrency", "limit", "shard", "shed", "throttle"],
     &["headers"],
     &["keyed"],
     &["policy"],
