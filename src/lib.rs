@@ -21,6 +21,7 @@ mod histogram;
 mod window;
 
 mod call;
+mod discipline;
 mod judge;
 mod setters;
 mod wait;
@@ -35,6 +36,7 @@ mod bulkhead;
 pub mod cache;
 mod concurrency;
 mod limit;
+mod queue;
 mod shed;
 mod throttle;
 
@@ -55,7 +57,7 @@ pub mod design {}
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
 pub use error::{BadSetting, Error, Reason, Rejected, TimedOut};
-pub use event::{Event, GiveUp, Observer, Outcome, State};
+pub use event::{DropReason, Event, GiveUp, Observer, Outcome, State};
 
 // Ground.
 pub use hash::stable_hash;
@@ -80,6 +82,8 @@ pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use discipline::Priorities;
+pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats};
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 
