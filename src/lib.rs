@@ -78,11 +78,11 @@ pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, Ci
 pub use bulkhead::Bulkhead;
 pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
+pub use discipline::Priorities;
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
-pub use discipline::Priorities;
 pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats};
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;

@@ -67,8 +67,7 @@ mod tests {
     fn the_basic_vector_holds() {
         // Made at 1 ms, as an interval that ends then.
         let (mut codel, mut now) = (Codel { interval_end: MS, ..Codel::new(5 * MS, 100 * MS) }, MS);
-        let steps =
-            [(110, 100, false), (90, 50, false), (0, 50, true), (110, 2, false), (90, 20, true)];
+        let steps = [(110, 100, false), (90, 50, false), (0, 50, true), (110, 2, false), (90, 20, true)];
         run(&mut codel, &steps, &mut now);
     }
 

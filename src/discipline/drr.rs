@@ -97,7 +97,10 @@ mod tests {
 
     #[test]
     fn the_heaviest_entry_takes_no_longer_than_a_few_steps() {
-        assert_eq!(served(&[1, 1], &[u64::from(u32::MAX), u64::from(u32::MAX)], 4)[0], 2 * u64::from(u32::MAX));
+        assert_eq!(
+            served(&[1, 1], &[u64::from(u32::MAX), u64::from(u32::MAX)], 4)[0],
+            2 * u64::from(u32::MAX)
+        );
     }
 
     #[test]

@@ -130,7 +130,8 @@ impl<T> Ordered<T> {
             let number = self.next_class()?;
             let order = &self.order;
             let class = &mut self.classes[number];
-            let codel = class.codel.as_ref().filter(|codel| order.is_adaptive && codel.is_overloaded()).cloned();
+            let codel =
+                class.codel.as_ref().filter(|codel| order.is_adaptive && codel.is_overloaded()).cloned();
             let (flow, newest_first) = (class.next_flow()?, codel.is_some());
             if let Some(codel) = codel {
                 let is_old = |entry: &Entry<T>| codel.is_too_old(now.saturating_sub(entry.at));
@@ -190,10 +191,14 @@ impl<T> Ordered<T> {
     pub(crate) fn evict_oldest(&mut self, priority: u8) -> Option<Entry<T>> {
         let own = self.order.class_of(priority);
         let class_numbers = 0..self.classes.len();
-        let flows = class_numbers.filter(|number| *number == own || self.is_over_reserve(*number)).flat_map(|number| {
-            let flows = self.classes[number].flows.iter().enumerate();
-            flows.filter_map(move |(flow, entries)| Some((number, flow, entries.len(), entries.front()?.seq)))
-        });
+        let flows = class_numbers.filter(|number| *number == own || self.is_over_reserve(*number)).flat_map(
+            |number| {
+                let flows = self.classes[number].flows.iter().enumerate();
+                flows.filter_map(move |(flow, entries)| {
+                    Some((number, flow, entries.len(), entries.front()?.seq))
+                })
+            },
+        );
         let (number, flow, ..) = if self.order.is_fair {
             flows.max_by_key(|(_, _, len, seq)| (*len, std::cmp::Reverse(*seq)))?
         } else {

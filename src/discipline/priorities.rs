@@ -109,7 +109,10 @@ mod tests {
         let classes = Priorities::default();
         let of = |priority| classes.class_of(priority);
         assert_eq!([255, 192, 191, 128, 127, 64, 63, 0].map(of), [0, 0, 1, 1, 2, 2, 3, 3]);
-        assert_eq!([255, 9, 8, 0].map(|priority| Priorities::strict_from(9).class_of(priority)), [0, 0, 1, 1]);
+        assert_eq!(
+            [255, 9, 8, 0].map(|priority| Priorities::strict_from(9).class_of(priority)),
+            [0, 0, 1, 1]
+        );
         let open = Priorities::strict_from(200).then(100, 1);
         assert_eq!([200, 199, 0].map(|priority| open.class_of(priority)), [0, 1, 1]);
     }

@@ -50,7 +50,9 @@ mod tests {
         for _ in 0..100 {
             [10, 20, 30, 40].map(|priority| assert!(threshold.admits(priority, 0.5)));
         }
-        let admitted = |threshold: &mut Threshold, fill| [10, 20, 30, 40].map(|priority| threshold.admits(priority, fill));
+        let admitted = |threshold: &mut Threshold, fill| {
+            [10, 20, 30, 40].map(|priority| threshold.admits(priority, fill))
+        };
         assert_eq!(admitted(&mut threshold, 0.6), [true; 4]);
         assert_eq!(admitted(&mut threshold, 0.7), [false, true, true, true]);
         assert_eq!(admitted(&mut threshold, 0.8), [false, false, true, true]);

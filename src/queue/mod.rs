@@ -148,7 +148,8 @@ impl<T> Queue<T> {
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         if overflow == Overflow::DropLowest {
-            return self.reordered(|order| order.priorities = order.priorities.or(Some(Priorities::default())));
+            return self
+                .reordered(|order| order.priorities = order.priorities.or(Some(Priorities::default())));
         }
         self
     }

@@ -249,7 +249,10 @@ impl<T> State<T> {
                         Store::Plain(items) => {
                             let seq = self.front;
                             self.front += 1;
-                            (items.pop_front().map(|item| Entry { seq, ..Entry::plain(item) }), DropReason::Oldest)
+                            (
+                                items.pop_front().map(|item| Entry { seq, ..Entry::plain(item) }),
+                                DropReason::Oldest,
+                            )
                         }
                         Store::Ordered(items) if overflow == Overflow::DropLowest => {
                             (items.evict_lowest(entry.priority), DropReason::Lowest)
@@ -570,9 +573,7 @@ impl<T> State<T> {
         self.front = self.seq;
         match &mut self.store {
             Store::Plain(items) => items.drain(..).collect(),
-            Store::Ordered(items) => {
-                std::iter::from_fn(|| items.pop_any()).map(|entry| entry.item).collect()
-            }
+            Store::Ordered(items) => std::iter::from_fn(|| items.pop_any()).map(|entry| entry.item).collect(),
         }
     }
 }
