@@ -218,20 +218,6 @@ impl<T> Ordered<T> {
         self.remove(number, flow)
     }
 
-    /// Takes out the entry of this number, if it is there.
-    pub(crate) fn remove_seq(&mut self, priority: u8, seq: u64) -> Option<Entry<T>> {
-        let number = self.order.class_of(priority);
-        let class = &mut self.classes[number];
-        let (flow, place) = class.flows.iter().enumerate().find_map(|(flow, entries)| {
-            // Each flow is in the order of coming.
-            Some((flow, entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?))
-        })?;
-        let entry = class.flows[flow].remove(place)?;
-        class.left(flow);
-        self.left(number, &entry);
-        Some(entry)
-    }
-
     fn is_over_reserve(&self, class: usize) -> bool {
         self.classes[class].len > self.order.priorities.map_or(0, |priorities| priorities.reserved(class))
     }
