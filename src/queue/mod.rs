@@ -9,6 +9,7 @@
 //! One short-held lock guards everything. No lock-free ring could keep an item in its place until its receiver really
 //! comes for it, or drop the lowest one, and short critical sections are as fast where items have to change threads.
 
+mod effects;
 mod error;
 mod pop;
 mod push;
