@@ -6,6 +6,7 @@
 mod error;
 mod event;
 
+mod answer;
 mod hash;
 mod park;
 mod places;
@@ -31,6 +32,8 @@ mod semaphore;
 
 mod acquire;
 
+mod flight;
+
 mod breaker;
 mod bulkhead;
 pub mod cache;
@@ -45,6 +48,8 @@ pub mod headers;
 mod keyed;
 
 mod policy;
+
+pub mod store;
 
 #[cfg(feature = "tower")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
@@ -79,6 +84,7 @@ pub use bulkhead::Bulkhead;
 pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
 pub use discipline::Priorities;
+pub use flight::{FlightAt, OwnErrors, SharedErrors, Sharing, SingleFlight};
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
@@ -95,6 +101,9 @@ pub use policy::{
     Always, Blocking, Chaos, Failover, Fallback, Gated, Hedge, Instead, Once, Policy, Replace, Retry,
     RetryBudget, Timeout,
 };
+
+// The system of record.
+pub use store::{Store, WriteBehind, WriteBehindBuilder};
 
 pub mod chaos {
     //! What a [`Chaos`](crate::Chaos) can inject.

@@ -17,7 +17,7 @@ mod real {
     // and fairer between threads (figures in the design notes).
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-    pub(crate) use std::thread;
+    pub(crate) use std::{thread, thread_local};
 
     use std::cell::Cell;
     use std::sync::OnceLock;
@@ -45,6 +45,9 @@ mod real {
 
     /// A value that the first one who needs it makes.
     pub(crate) type SetOnce<T> = OnceLock<T>;
+
+    /// A lock for a `static`.
+    pub(crate) type Static<T> = Mutex<T>;
 
     /// A number that differs between threads, and is small while there were few.
     #[inline]
@@ -74,6 +77,7 @@ mod modelled {
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
     pub(crate) use loom::sync::{Condvar, MutexGuard};
     pub(crate) use loom::thread::yield_now as back_off;
+    pub(crate) use loom::thread_local;
 
     pub(crate) fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.load(Ordering::Relaxed)
@@ -106,6 +110,19 @@ mod modelled {
         }
     }
 
+    /// A lock for a `static`, which loom's cannot be: none of its steps may be taken while this one is held.
+    pub(crate) struct Static<T>(std::sync::Mutex<T>);
+
+    impl<T> Static<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        }
+    }
+
     /// The same for the same thread in each run of a model.
     pub(crate) fn thread_number() -> usize {
         use std::hash::{Hash, Hasher};
@@ -125,6 +142,12 @@ mod modelled {
     /// loom's mutex, without poisoning.
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T: Default> Default for Mutex<T> {
+        fn default() -> Self {
+            Self::new(T::default())
+        }
+    }
 
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Self {

@@ -12,13 +12,15 @@ const LAYERS: &[&[&str]] = &[
     &["sync"],
     &["hash", "park", "places", "prefetch", "rng", "shards", "slab"],
     &["backoff", "clock", "histogram", "window"],
-    &["call", "discipline", "judge", "setters", "wait"],
+    &["answer", "call", "discipline", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],
+    &["flight"],
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "queue", "shed", "throttle"],
     &["headers"],
     &["keyed"],
     &["policy"],
+    &["store"],
 ];
 
 /// Adapters use what the crate exports, and the one lock.

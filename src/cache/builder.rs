@@ -3,17 +3,21 @@
 use std::fmt;
 use std::hash::{Hash, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::expiry::Rules;
+use super::stats::Counts;
 use super::{Cache, Cause, Entries, Inner, Room, Settings};
 use crate::clock::Clock;
 use crate::event::Hook;
+use crate::flight::Flights;
 use crate::setters::setters;
 
 /// The settings of a [`Cache`], made by [`Cache::builder`].
 #[must_use = "does nothing until `build` is called"]
 pub struct CacheBuilder<K, V> {
     room: Room,
-    settings: Settings<K, V>,
+    pub(super) settings: Settings<K, V>,
     clock: Clock,
     hook: Hook,
 }
@@ -21,8 +25,17 @@ pub struct CacheBuilder<K, V> {
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub(super) fn new(capacity: u64) -> Self {
         Self {
-            room: Room { capacity, weighted: false, timed: false },
-            settings: Settings { weigher: None, listener: None },
+            room: Room { capacity, weighted: false, words: 0 },
+            settings: Settings {
+                weigher: None,
+                listener: None,
+                rules: Rules::FOREVER,
+                expiry: None,
+                negative: None,
+                tags: None,
+                background: None,
+                soft_timeout: Duration::MAX,
+            },
             clock: Clock::system(),
             hook: Hook::unnamed(),
         }
@@ -46,13 +59,25 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     setters!("cache");
 
     /// Makes the cache.
+    ///
+    /// # Panics
+    ///
+    /// If it has a [`soft_timeout`](Self::soft_timeout) and no [`background`](Self::background).
+    #[track_caller]
     pub fn build(self) -> Cache<K, V> {
-        let Self { room, settings, clock, hook } = self;
+        let Self { mut room, settings, clock, hook } = self;
+        assert!(
+            settings.soft_timeout == Duration::MAX || settings.background.is_some(),
+            "soft_timeout: needs a background, which finishes the load"
+        );
+        room.words = settings.rules.words();
         Cache {
             inner: Arc::new(Inner {
                 entries: Entries::new(room),
+                flights: Flights::new(),
                 hasher: RandomState::new(),
                 settings,
+                counts: Counts::new(),
                 clock,
                 hook,
             }),

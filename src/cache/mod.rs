@@ -3,26 +3,97 @@
 //! For results that cost more to make than to keep, and that may be as old as you say: rows, pages, tokens, answers of
 //! other services. Not for what must never be lost, nor for what many processes must agree on: a cache may forget any
 //! entry at any time.
+//!
+//! # Coming from moka, quick_cache or lru
+//!
+//! | here | moka | quick_cache | lru |
+//! |---|---|---|---|
+//! | [`new`](Cache::new), [`builder`](Cache::builder) | `new`, `builder().max_capacity` | `new`, `with_weighter` | `new` |
+//! | [`get`](Cache::get), [`with`](Cache::with) | `get` | `get` | `get` |
+//! | [`peek`](Cache::peek), [`contains`](Cache::contains) | `contains_key` | `peek`, `contains_key` | `peek`, `contains` |
+//! | [`insert`](Cache::insert) | `insert` | `insert` | `put`, `push` |
+//! | [`remove`](Cache::remove) | `remove`, `invalidate` | `remove` | `pop` |
+//! | [`remove_if`](Cache::remove_if), [`retain`](Cache::retain) | `invalidate_entries_if` | `remove_if`, `retain` | |
+//! | [`clear`](Cache::clear) | `invalidate_all` | `clear` | `clear` |
+//! | [`get_or_load`](Cache::get_or_load), [`get_or_load_blocking`](Cache::get_or_load_blocking) | `try_get_with` of `future::Cache`, of `sync::Cache` | `get_or_insert_async`, `get_or_insert_with` | `try_get_or_insert` |
+//! | [`entry`](Cache::entry) with a [`LoadGuard`] | | `get_value_or_guard_async` | |
+//! | [`compute`](Cache::compute) | `entry(..).and_try_compute_with` | `entry` | `get_mut` |
+//! | [`get_many`](Cache::get_many), [`BatchLoader`] | | | |
+//! | [`weigher`](CacheBuilder::weigher), in u64 | `weigher`, in u32 | `Weighter` | |
+//! | [`ttl`](CacheBuilder::ttl), [`idle`](CacheBuilder::idle) | `time_to_live`, `time_to_idle` | | |
+//! | [`expiry`](CacheBuilder::expiry), [`insert_for`](Cache::insert_for) | `expire_after` | | |
+//! | [`refresh_ahead`](CacheBuilder::refresh_ahead), [`stale_if_error`](CacheBuilder::stale_if_error) and what stands beside them | | | |
+//! | [`listener`](CacheBuilder::listener) | `eviction_listener` | `Lifecycle` | `push` returns it |
+//! | [`tags`](CacheBuilder::tags), [`remove_tag`](Cache::remove_tag), [`listen`](Cache::listen) | | | |
+//! | [`iter`](Cache::iter), [`for_each`](Cache::for_each) | `iter` | `iter` | `iter` |
+//! | [`set_capacity`](Cache::set_capacity) | | `set_capacity` | `resize` |
+//! | [`sweep`](Cache::sweep) | `run_pending_tasks` | | |
+//! | [`len`](Cache::len), [`weight`](Cache::weight) | `entry_count`, `weighted_size` | `len`, `weight` | `len` |
+//! | [`stats`](Cache::stats) | | `hits`, `misses` | |
+//!
+//! What is different: one cache serves threads and tasks, so there are no two types for them. `insert` returns an error with
+//! the value if the entry is too heavy, where the others drop it silently. `remove` stops loads of its key from being kept.
+//! There is no thread and no queue behind it: an insert is seen at once, and counts are exact.
 
+mod at;
+mod batch;
 mod builder;
+mod compute;
 mod entries;
+mod entry;
+mod expiry;
+mod fresh;
+mod inner;
+mod invalidate;
+mod load;
+mod many;
+mod refresh;
+mod snapshot;
+mod stats;
+mod tags;
+mod times;
+mod timing;
+#[cfg_attr(not(test), expect(dead_code, reason = "the table will embed it"))]
+mod wheel;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{Hash, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
+pub use at::CacheAt;
+pub use batch::BatchLoader;
 pub use builder::CacheBuilder;
+pub use compute::Compute;
 pub use entries::Cause;
+pub use entry::{Entry, LoadGuard};
+pub use expiry::Expiry;
+pub use invalidate::Invalidation;
+pub use refresh::Job;
+pub use snapshot::Kept;
+pub use stats::CacheStats;
 
 use crate::clock::Clock;
+use crate::error::saturating_nanos;
 use crate::event::Hook;
-use entries::{Entries, Gone, Life, Room};
+use crate::flight::Flights;
+use entries::{Entries, Room};
+use expiry::Rules;
+use stats::Counts;
+use tags::Tags;
 
 /// A cache in memory for many threads and tasks, bounded by entries or by weight.
 ///
 /// Clones are handles of one cache. `get` clones the value: keep what is large in an `Arc`, or look at it in place by
 /// [`with`](Cache::with).
+///
+/// # Cost
+///
+/// As yet all entries are under one lock, and leave in the order in which they came, however often they are used: fit for
+/// what is loaded slowly, not for millions of look-ups a second, nor for the highest share of hits.
+///
+/// # Examples
 ///
 /// ```
 /// use floodwall::Cache;
@@ -40,23 +111,33 @@ pub struct Cache<K, V> {
 
 struct Inner<K, V> {
     entries: Entries<K, V>,
+    flights: Flights<K, V>,
     hasher: RandomState,
     settings: Settings<K, V>,
+    counts: Counts,
     clock: Clock,
     hook: Hook,
 }
 
 type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
+type IsNegative<V> = fn(&V) -> bool;
 type Listener<K, V> = dyn Fn(&K, &V, Cause) + Send + Sync;
 
 /// What a builder sets beside clock and name.
 struct Settings<K, V> {
     weigher: Option<Box<Weigher<K, V>>>,
     listener: Option<Box<Listener<K, V>>>,
+    rules: Rules,
+    expiry: Option<Box<dyn Expiry<K, V>>>,
+    /// Which values say that there is none, and how long they live.
+    negative: Option<(IsNegative<V>, u64)>,
+    tags: Option<Tags<K, V>>,
+    background: Option<Box<dyn Fn(Job) + Send + Sync>>,
+    soft_timeout: Duration,
 }
 
 /// A value that [`Cache::insert`] did not take: it weighs more than one entry may. It is given back here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TooHeavy<V> {
     /// The value.
@@ -73,7 +154,17 @@ impl<V> fmt::Display for TooHeavy<V> {
     }
 }
 
-impl<V: fmt::Debug> std::error::Error for TooHeavy<V> {}
+// Whatever the value is: `unwrap` and `?` must not ask more of it than the cache does.
+impl<V> fmt::Debug for TooHeavy<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TooHeavy")
+            .field("weight", &self.weight)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V> std::error::Error for TooHeavy<V> {}
 
 impl<K: Hash + Eq, V> Cache<K, V> {
     /// Makes a cache of at most `capacity` entries. The rest of the settings: [`builder`](Cache::builder).
@@ -102,7 +193,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.inner.entries.read(self.inner.hash(key), key, |found| see(found.value))
+        self.inner.look(self.inner.hash(key), key, |found| see(found.value))
     }
 
     /// Returns a clone of the value of `key` quietly: it counts as no use, in no statistics.
@@ -112,7 +203,16 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         Q: Hash + Eq + ?Sized,
         V: Clone,
     {
-        self.inner.entries.peek(self.inner.hash(key), key, |found| found.value.clone())
+        self.inner.peek(self.inner.hash(key), key, |found| found.value.clone())
+    }
+
+    /// Returns whether there is a value for `key`, quietly as [`peek`](Cache::peek).
+    pub fn contains<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.inner.peek(self.inner.hash(key), key, |_| ()).is_some()
     }
 
     /// Keeps `value` for `key`, in place of what was there.
@@ -122,12 +222,36 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// [`TooHeavy`], with the value, if it weighs more than one entry may. The key is then absent: what was there is
     /// no longer true.
     pub fn insert(&self, key: K, value: V) -> Result<(), TooHeavy<V>> {
-        let inner = &*self.inner;
-        let weight = inner.settings.weigher.as_ref().map_or(1, |weigh| weigh(&key, &value));
-        let hash = inner.hash(&key);
-        let (gone, refused) = inner.entries.insert(hash, key, value, weight, Life::FOREVER);
-        inner.tell(gone);
-        refused.map_or(Ok(()), Err)
+        self.inner.insert(key, value, None)
+    }
+
+    /// Keeps `value` for `key` for a time of its own, instead of the cache's: `Duration::MAX` is for ever.
+    ///
+    /// [Jitter](CacheBuilder::jitter) and [idle time](CacheBuilder::idle) shorten it all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Cache::insert).
+    ///
+    /// # Panics
+    ///
+    /// If the cache knows no time; `ttl(Duration::MAX)` makes it know.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Cache, Clock};
+    ///
+    /// let clock = Clock::manual();
+    /// let cache = Cache::builder(100).ttl(Duration::MAX).clock(clock.clone()).build();
+    /// cache.insert_for("session", "ann", Duration::from_secs(60))?;
+    /// clock.advance(Duration::from_secs(60));
+    /// assert_eq!(cache.get("session"), None);
+    /// # Ok::<(), floodwall::cache::TooHeavy<&str>>(())
+    /// ```
+    #[track_caller]
+    pub fn insert_for(&self, key: K, value: V, ttl: Duration) -> Result<(), TooHeavy<V>> {
+        assert!(self.inner.timed(), "insert_for: the cache knows no time; build it with ttl(Duration::MAX)");
+        self.inner.insert(key, value, Some(saturating_nanos(ttl)))
     }
 
     /// Removes `key` and returns a clone of its value.
@@ -138,10 +262,21 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         V: Clone,
     {
         let inner = &*self.inner;
-        let gone = inner.entries.remove_if(inner.hash(key), key, Cause::Explicit, |_| true);
-        let value = gone.iter().next().map(|(_, value, _)| value.clone());
+        let gone = inner.take(inner.hash(key), key);
+        let value = gone.iter().find(|gone| gone.2 == Cause::Explicit).map(|(_, value, _)| value.clone());
         inner.tell(gone);
         value
+    }
+
+    /// Lets entries go whose time is over, after having looked at up to `budget` of them in each part of the cache; returns how
+    /// many went.
+    ///
+    /// Each write does a little of this. A cache that is hardly written to any more keeps what is over until it is called.
+    pub fn sweep(&self, budget: usize) -> usize {
+        let gone = self.inner.entries.expire(self.inner.now(), budget);
+        let count = gone.iter().count();
+        self.inner.tell(gone);
+        count
     }
 
     /// Changes how much it may hold. Entries leave at once if it is less than what is there.
@@ -167,21 +302,6 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// Returns how much it may hold.
     pub fn capacity(&self) -> u64 {
         self.inner.entries.capacity()
-    }
-}
-
-impl<K: Hash + Eq, V> Inner<K, V> {
-    fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
-        self.hasher.hash_one(key)
-    }
-
-    /// Tells the listener of what has left, and lets go of it.
-    fn tell(&self, gone: Gone<'_, K, V>) {
-        if let Some(listener) = &self.settings.listener {
-            for (key, value, cause) in gone.iter() {
-                listener(key, value, cause);
-            }
-        }
     }
 }
 
