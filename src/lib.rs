@@ -89,7 +89,7 @@ pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
-pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats};
+pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 

@@ -38,14 +38,38 @@ fn a_cancelled_pop_leaves_its_item_in_place() {
     assert_eq!(queue.stats().popping, 0);
 }
 
+/// An item is not kept for a popper that was woken, which may take long to come; but its place in the line is.
 #[test]
-fn a_promised_item_is_not_taken_by_a_newcomer() {
+fn a_woken_popper_that_finds_nothing_stays_first() {
     let queue = Queue::new(4);
-    let mut first = Box::pin(queue.pop());
-    assert!(poll(&mut first).is_pending());
+    let (mut first, mut second) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
+    assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
     queue.try_push(1).unwrap();
-    assert_eq!(queue.try_pop(), Err(PopError::Empty));
-    assert_eq!(poll(&mut first), Poll::Ready(Ok(1)));
+    assert_eq!(queue.try_pop(), Ok(1));
+    assert!(poll(&mut first).is_pending());
+    queue.try_push(2).unwrap();
+    assert!(poll(&mut second).is_pending());
+    assert_eq!(poll(&mut first), Poll::Ready(Ok(2)));
+}
+
+/// Trap 24: a future that is kept and never polled again holds back nobody.
+#[test]
+fn a_forgotten_popper_or_pusher_blocks_nobody() {
+    let queue = Queue::new(1);
+    let mut forgotten = Box::pin(queue.pop());
+    assert!(poll(&mut forgotten).is_pending());
+    std::mem::forget(forgotten);
+    queue.try_push(1).unwrap();
+    let mut other = Box::pin(queue.pop());
+    assert_eq!(poll(&mut other), Poll::Ready(Ok(1)));
+
+    queue.try_push(2).unwrap();
+    let mut forgotten = Box::pin(queue.push(3));
+    assert!(poll(&mut forgotten).is_pending());
+    std::mem::forget(forgotten);
+    assert_eq!(all(&queue), [2, 3]);
+    queue.try_push(4).unwrap();
+    assert_eq!(all(&queue), [4]);
 }
 
 #[test]

@@ -42,6 +42,12 @@ impl Order {
         self.drops_expired || self.codel.is_some()
     }
 
+    /// Returns whether some classes have places of their own.
+    pub(crate) fn keeps_places(&self) -> bool {
+        self.priorities
+            .is_some_and(|priorities| (0..priorities.len()).any(|class| priorities.reserved(class) > 0))
+    }
+
     pub(crate) fn class_of(&self, priority: u8) -> usize {
         self.priorities.map_or(0, |priorities| priorities.class_of(priority))
     }

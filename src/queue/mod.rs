@@ -3,14 +3,15 @@
 //! Where work comes faster than it is done, something has to give: producers wait, or items are refused or dropped. An
 //! unbounded queue only hides that until memory or patience is over. When **not** to use it: to cap what runs at once
 //! without handing anything over (that is a [`Bulkhead`](crate::Bulkhead)); for one value that many watch; for a channel
-//! whose ends hang up by being dropped (this one is [closed](Queue::close) by hand, or by dropping a
-//! [`CloseOnDrop`]).
+//! whose ends hang up by being dropped (this one is [closed](Queue::close) by hand).
 //!
 //! One short-held lock guards everything. No lock-free ring could keep an item in its place until its receiver really
 //! comes for it, or drop the lowest one, and short critical sections are as fast where items have to change threads.
 
 mod effects;
 mod error;
+mod items;
+mod many;
 mod pop;
 mod push;
 mod state;
@@ -21,17 +22,19 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::discipline::{Entry, Order, Ordered, Priorities, Threshold};
+use crate::discipline::{Entry, Order, Priorities, Threshold};
 use crate::error::{BadSetting, Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{DropReason, Event, Hook};
 use crate::histogram::Histogram;
 use crate::setters::setters;
 use crate::sync::{Mutex, const_fn};
 
+use effects::Effects;
 pub use error::{PopError, PushError};
+pub use many::Unpushed;
 pub use pop::Pop;
 pub use push::Push;
-use state::{Effects, State, Store};
+use state::State;
 pub use stats::QueueStats;
 
 /// Holds items until they are popped: at most so many, and, if told so, at most so heavy altogether.
@@ -203,7 +206,7 @@ impl<T> Queue<T> {
             absurd("weight", 0, MUST_BE_SOME);
         }
         self.by_cost = true;
-        self.state.lock().max_weight = weight;
+        self.state.lock().items.max_weight = weight;
         self.reordered(|_| {})
     }
 
@@ -300,20 +303,13 @@ impl<T> Queue<T> {
     /// Makes the store an ordered one, and changes its order; what is inside goes along.
     fn reordered(mut self, change: impl FnOnce(&mut Order)) -> Self {
         self.is_plain = false;
-        let needs_time = {
-            let mut state = self.state.lock();
-            let mut order = match &state.store {
-                Store::Plain(_) => Order::default(),
-                Store::Ordered(items) => items.order.clone(),
-            };
-            change(&mut order);
-            let needs_time = order.needs_time();
-            let inside = state.drain_all();
-            state.store = Store::Ordered(Box::new(Ordered::new(order)));
-            inside.into_iter().for_each(|item| state.put_plain(item));
-            needs_time
-        };
-        self.is_timed = needs_time;
+        let mut state = self.state.lock();
+        let mut order = state.items.order().cloned().unwrap_or_default();
+        change(&mut order);
+        let is_timed = order.needs_time();
+        state.items.reorder(order);
+        drop(state);
+        self.is_timed = is_timed;
         self
     }
 
@@ -339,7 +335,7 @@ impl<T> Queue<T> {
         if capacity == 0 {
             return Err(BadSetting::new("capacity", 0, MUST_BE_SOME));
         }
-        self.changed(|state| state.capacity = capacity);
+        self.changed(|state| state.items.capacity = capacity);
         Ok(())
     }
 
@@ -357,7 +353,7 @@ impl<T> Queue<T> {
         if !self.by_cost {
             return Err(BadSetting::new("weight", weight, "must be set when the queue is built"));
         }
-        self.changed(|state| state.max_weight = weight);
+        self.changed(|state| state.items.max_weight = weight);
         Ok(())
     }
 
@@ -393,7 +389,7 @@ impl<T> Queue<T> {
     pub fn close_now(&self) -> Vec<T> {
         let mut effects = Effects::none();
         let mut state = self.state.lock();
-        let left = state.drain_all();
+        let left = state.items.drain_all();
         state.close(&mut effects);
         drop(state);
         self.follow_up(effects);
@@ -407,7 +403,7 @@ impl<T> Queue<T> {
 
     /// Returns how many items are inside.
     pub fn len(&self) -> usize {
-        self.state.lock().len()
+        self.state.lock().items.len()
     }
 
     /// Returns whether nothing is inside.
@@ -417,7 +413,7 @@ impl<T> Queue<T> {
 
     /// Returns how many items there may be.
     pub fn capacity(&self) -> usize {
-        self.state.lock().capacity
+        self.state.lock().items.capacity
     }
 
     /// The time, if the order of items needs it.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::state::{Effects, Look};
+use super::effects::{Effects, Look};
 use super::{PopError, Queue};
 use crate::clock::{NEVER, Sleep};
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::state::{Effects, PushLook, Pushed};
+use super::effects::{Effects, PushLook, Pushed};
 use super::{Entry, Event, PushError, Queue, Reason};
 use crate::call::Call;
 use crate::clock::{NEVER, Sleep};
@@ -122,7 +122,7 @@ impl<T> Future for Push<'_, T> {
         let (now, mut effects) = (queue.now(), Effects::none());
         let mut state = queue.state.lock();
         let (item, waker) = state.leave_pushers(key, now, &mut effects);
-        state.counts.refused += u64::from(item.is_some());
+        state.items.counts.refused += u64::from(item.is_some());
         drop(state);
         queue.follow_up(effects);
         drop(waker);

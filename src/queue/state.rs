@@ -1,47 +1,33 @@
-//! What a queue is under its lock: the items, and who waits at either end.
+//! What a queue is under its lock: its items, and who waits at either end.
 //!
-//! Why nothing is lost: an item stays in the queue until the one who pops it is polled. Who waits for an item is granted
-//! *one of* those that are there, as a number of reserved items, and may leave without taking anything along. Who waits
+//! Why nothing is lost: an item stays in the queue until the one who pops it is polled. Who waits for an item is woken for
+//! *one of* those that are there, and may leave without taking anything along: then the next one is woken for it. Who waits
 //! for room leaves the item here, from where whoever makes room moves it in; so a pusher that is dropped takes back an item
 //! that is still outside, and one that is inside stays there.
+//!
+//! Who pops without waiting may be quicker than the one who was woken, who then finds nothing and stands first in line
+//! again. Were it kept for him, each item would have to wait until a thread or task has been started again, while others run
+//! that could take it at once.
 
-use std::collections::VecDeque;
 use std::task::Waker;
 
 use super::Overflow;
-pub(super) use super::effects::{Effects, Look, PushLook, Pushed, Taken};
-use crate::clock::NEVER;
-use crate::discipline::{Drain, Entry, Ordered, Threshold};
+use super::effects::{Effects, Look, PushLook, Pushed, Taken};
+use super::items::Items;
+use crate::discipline::{Entry, Threshold};
 use crate::error::Reason;
 use crate::event::DropReason;
 use crate::slab::Slab;
 
 #[derive(Debug)]
 pub(super) struct State<T> {
-    pub(super) store: Store<T>,
-    pub(super) capacity: usize,
-    pub(super) max_weight: u64,
+    pub(super) items: Items<T>,
     pub(super) threshold: Option<Box<Threshold>>,
-    pub(super) drain: Drain,
     pub(super) is_closed: bool,
-    pub(super) counts: Counts,
-    /// How many items are promised to poppers that were woken. Fewer may be there, if some were dropped meanwhile.
-    reserved: usize,
+    /// How many poppers were woken for an item and have not come yet.
+    granted: usize,
     pub(super) poppers: Slab<Popper>,
     pub(super) pushers: Slab<Pusher<T>>,
-    /// The number of the next item that comes in.
-    seq: u64,
-    /// The number of the item at the front of a plain store.
-    front: u64,
-    /// One item whose time inside is measured, where not all are: its number, and when it came.
-    probe: (u64, u64),
-}
-
-#[derive(Debug)]
-pub(super) enum Store<T> {
-    /// First in, first out, and nothing else.
-    Plain(VecDeque<T>),
-    Ordered(Box<Ordered<T>>),
 }
 
 /// Who waits for an item.
@@ -60,61 +46,25 @@ pub(super) struct Pusher<T> {
     refused: Option<Reason>,
 }
 
-/// Every item that came in or was refused is counted in one of these, and in the length.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    pub(super) pushed: u64,
-    pub(super) popped: u64,
-    pub(super) refused: u64,
-    pub(super) dropped: [u64; DropReason::COUNT],
-}
-
-/// Of so many items one is measured.
-const SAMPLED: u64 = 64;
-
 impl<T> State<T> {
     pub(super) const fn new(capacity: usize) -> Self {
         Self {
-            store: Store::Plain(VecDeque::new()),
-            capacity,
-            max_weight: u64::MAX,
+            items: Items::new(capacity),
             threshold: None,
-            drain: Drain::new(),
             is_closed: false,
-            counts: Counts { pushed: 0, popped: 0, refused: 0, dropped: [0; DropReason::COUNT] },
-            reserved: 0,
+            granted: 0,
             poppers: Slab::new(),
             pushers: Slab::new(),
-            seq: 0,
-            front: 0,
-            probe: (NEVER, NEVER),
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        match &self.store {
-            Store::Plain(items) => items.len(),
-            Store::Ordered(items) => items.len(),
-        }
-    }
-
-    pub(super) fn weight(&self) -> u64 {
-        match &self.store {
-            Store::Plain(items) => items.len() as u64,
-            Store::Ordered(items) => items.weight(),
         }
     }
 
     /// Puts an item into a plain store with room, at which nobody waits to push; else gives it back. Returns whom to wake.
     #[inline]
     pub(super) fn push_plain(&mut self, item: T) -> Result<Option<Waker>, T> {
-        let Store::Plain(items) = &mut self.store else { return Err(item) };
-        if items.len() >= self.capacity || self.pushers.queued() > 0 || self.is_closed {
+        if self.pushers.queued() > 0 || self.is_closed {
             return Err(item);
         }
-        items.push_back(item);
-        self.seq += 1;
-        self.counts.pushed += 1;
+        self.items.put_plain(item)?;
         if self.poppers.queued() == 0 {
             return Ok(None);
         }
@@ -123,47 +73,14 @@ impl<T> State<T> {
         Ok(effects.waker)
     }
 
-    /// Takes an item that is promised to nobody from a plain store at which nobody waits to push.
+    /// Takes an item from a plain store at which nobody waits to push.
     #[inline]
     pub(super) fn pop_plain(&mut self) -> Option<Taken<T>> {
-        let Store::Plain(items) = &mut self.store else { return None };
         // Closed, the last one has others to wake.
-        if items.len() <= self.reserved || self.pushers.queued() > 0 || self.is_closed {
+        if self.pushers.queued() > 0 || self.is_closed {
             return None;
         }
-        let item = items.pop_front()?;
-        if items.is_empty() {
-            self.drain.idle();
-        }
-        let seq = self.front;
-        self.front += 1;
-        self.counts.popped += 1;
-        Some(Taken { item, since: self.measured(seq) })
-    }
-
-    /// Returns whether the item that came in last is one to measure.
-    #[inline]
-    pub(super) const fn wants_probe(&self) -> bool {
-        self.seq % SAMPLED == 1 && self.probe.0 == NEVER
-    }
-
-    /// Notes when the newest item came, unless it has left already.
-    pub(super) fn set_probe(&mut self, seq: u64, now: u64) {
-        if self.probe.0 == NEVER && seq >= self.front && self.len() > 0 {
-            self.probe = (seq, now);
-        }
-    }
-
-    pub(super) const fn newest(&self) -> u64 {
-        self.seq - 1
-    }
-
-    #[inline]
-    fn measured(&mut self, seq: u64) -> u64 {
-        if seq != self.probe.0 {
-            return NEVER;
-        }
-        std::mem::replace(&mut self.probe, (NEVER, NEVER)).1
+        self.items.take_plain()
     }
 
     /// Puts an item in, makes room for it, or says why not; `waits` if its pusher would wait.
@@ -176,59 +93,49 @@ impl<T> State<T> {
         effects: &mut Effects<T>,
     ) -> Pushed<T> {
         if let Some(reason) = self.refuses(&entry, now) {
-            self.counts.refused += 1;
+            self.items.counts.refused += 1;
             return Pushed::Refused(entry, reason);
         }
-        if !self.bars(&entry) && self.fits(&entry) {
-            self.put(entry);
-            self.grant(effects);
-            return Pushed::In;
+        if !self.bars(&entry) && self.items.fits(&entry) {
+            return self.let_in(entry, effects);
         }
         match overflow {
             Overflow::Wait if waits => return Pushed::Full(entry),
             Overflow::Wait | Overflow::Reject => {}
             Overflow::DropNewest => {
-                self.counts.pushed += 1;
+                self.items.counts.pushed += 1;
                 self.drop_item(entry.item, DropReason::Newest, effects);
                 return Pushed::In;
             }
             Overflow::DropOldest | Overflow::DropLowest => {
-                while !self.fits(&entry) {
-                    let (victim, why) = match &mut self.store {
-                        Store::Plain(items) => {
-                            let seq = self.front;
-                            self.front += 1;
-                            (
-                                items.pop_front().map(|item| Entry { seq, ..Entry::plain(item) }),
-                                DropReason::Oldest,
-                            )
-                        }
-                        Store::Ordered(items) if overflow == Overflow::DropLowest => {
-                            (items.evict_lowest(entry.priority), DropReason::Lowest)
-                        }
-                        Store::Ordered(items) => (items.evict_oldest(entry.priority), DropReason::Oldest),
-                    };
-                    let Some(victim) = victim else { break };
-                    self.measured(victim.seq);
-                    self.drop_item(victim.item, why, effects);
+                while !self.items.fits(&entry) {
+                    let Some((item, why)) = self.items.evict(overflow, entry.priority) else { break };
+                    self.drop_item(item, why, effects);
                 }
-                if self.fits(&entry) {
-                    self.put(entry);
-                    self.grant(effects);
-                    return Pushed::In;
+                if self.items.fits(&entry) {
+                    return self.let_in(entry, effects);
                 }
             }
             Overflow::Latest => {
-                for item in self.drain_all() {
+                for item in self.items.drain_all() {
                     self.drop_item(item, DropReason::Superseded, effects);
                 }
-                self.put(entry);
-                self.grant(effects);
-                return Pushed::In;
+                return self.let_in(entry, effects);
             }
         }
-        self.counts.refused += 1;
+        self.items.counts.refused += 1;
         Pushed::Refused(entry, Reason::QueueFull)
+    }
+
+    fn let_in(&mut self, entry: Entry<T>, effects: &mut Effects<T>) -> Pushed<T> {
+        self.items.put(entry);
+        self.grant(effects);
+        Pushed::In
+    }
+
+    fn drop_item(&mut self, item: T, why: DropReason, effects: &mut Effects<T>) {
+        self.items.counts.dropped[why as usize] += 1;
+        effects.dropped.push((item, why));
     }
 
     /// Says why an item has no chance, whether there is room or not.
@@ -236,49 +143,39 @@ impl<T> State<T> {
         if self.is_closed {
             return Some(Reason::Closed);
         }
-        let Store::Ordered(items) = &self.store else { return None };
-        if u64::from(entry.weight) > self.max_weight {
+        if u64::from(entry.weight) > self.items.max_weight {
             return Some(Reason::TooHeavy);
         }
-        if items.order.drops_expired && entry.deadline != NEVER {
-            let wait = self.drain.time_for(items.ahead_of(entry.priority) + 1).unwrap_or(0);
-            if now.saturating_add(wait) >= entry.deadline {
-                return Some(Reason::DeadlineExceeded);
-            }
+        if self.items.is_hopeless(entry, now) {
+            return Some(Reason::DeadlineExceeded);
         }
-        let fill = items.len() as f64 / self.capacity as f64;
-        let fill = fill.max(items.weight() as f64 / self.max_weight as f64);
+        let fill = self.items.fill();
         let admits = self.threshold.as_mut().is_none_or(|threshold| threshold.admits(entry.priority, fill));
         (!admits).then_some(Reason::Shed)
     }
 
     /// Returns whether somebody waits whom this item must not pass: also a light one not a heavy one.
     fn bars(&self, entry: &Entry<T>) -> bool {
-        let first = self.pushers.first().and_then(|key| self.pushers.get(key)?.entry.as_ref());
-        first.is_some_and(|first| self.class_of(first) <= self.class_of(entry))
-    }
-
-    fn class_of(&self, entry: &Entry<T>) -> usize {
-        match &self.store {
-            Store::Plain(_) => 0,
-            Store::Ordered(items) => items.order.class_of(entry.priority),
-        }
-    }
-
-    fn fits(&self, entry: &Entry<T>) -> bool {
-        match &self.store {
-            Store::Plain(items) => items.len() < self.capacity,
-            Store::Ordered(items) => {
-                items.len() < items.open_to(entry.priority, self.capacity)
-                    && items.weight() + u64::from(entry.weight) <= self.max_weight
+        let own = self.items.class_of(entry.priority);
+        let mut next = self.pushers.first();
+        while let Some(first) = next.and_then(|key| self.entry_at(key)) {
+            match self.items.class_of(first.priority) {
+                class if class > own => return false,
+                class if class == own || !self.waits_for_others(first) => return true,
+                _ => next = next.and_then(|key| self.pushers.after(key)),
             }
         }
+        false
     }
 
-    /// Puts an item in that asks for nothing, whether there is room or not.
-    pub(super) fn put_plain(&mut self, item: T) {
-        self.put(Entry::plain(item));
-        self.counts.pushed -= 1;
+    /// Returns whether all that keeps a waiting item outside are places that are kept for other classes, which these may
+    /// take before it.
+    fn waits_for_others(&self, entry: &Entry<T>) -> bool {
+        self.items.keeps_places() && self.items.fits_by_weight(entry)
+    }
+
+    fn entry_at(&self, key: usize) -> Option<&Entry<T>> {
+        self.pushers.get(key)?.entry.as_ref()
     }
 
     /// Refuses those who wait with an item that would never fit any more.
@@ -286,95 +183,49 @@ impl<T> State<T> {
         let mut next = self.pushers.first();
         while let Some(key) = next {
             next = self.pushers.after(key);
-            let Some(pusher) = self.pushers.get_mut(key) else { return };
-            let weight = pusher.entry.as_ref().map_or(0, |entry| entry.weight);
-            if u64::from(weight) > self.max_weight {
-                pusher.refused = Some(Reason::TooHeavy);
-                effects.wake(pusher.waker.take());
-                self.pushers.unqueue(key);
-                self.counts.refused += 1;
+            if self.entry_at(key).is_some_and(|entry| u64::from(entry.weight) > self.items.max_weight) {
+                self.refuse(key, Reason::TooHeavy, effects);
             }
         }
     }
 
-    fn put(&mut self, mut entry: Entry<T>) {
-        entry.seq = self.seq;
-        self.seq += 1;
-        self.counts.pushed += 1;
-        match &mut self.store {
-            Store::Plain(items) => items.push_back(entry.item),
-            Store::Ordered(items) => items.push(entry),
+    /// Tells a pusher that waits that its item does not get in.
+    fn refuse(&mut self, key: usize, reason: Reason, effects: &mut Effects<T>) {
+        self.pushers.unqueue(key);
+        if let Some(pusher) = self.pushers.get_mut(key) {
+            pusher.refused = Some(reason);
+            self.items.counts.refused += 1;
+            effects.wake(pusher.waker.take());
         }
     }
 
-    fn drop_item(&mut self, item: T, why: DropReason, effects: &mut Effects<T>) {
-        self.counts.dropped[why as usize] += 1;
-        effects.dropped.push((item, why));
-    }
-
-    /// Takes an item that is promised to nobody.
+    /// Takes the next item.
     pub(super) fn pop(&mut self, now: u64, effects: &mut Effects<T>) -> Option<Taken<T>> {
-        loop {
-            if self.len() <= self.reserved {
-                return None;
-            }
-            let taken = self.take(now, effects);
+        while self.items.len() > 0 {
+            let taken = self.items.take(now, &mut effects.dropped);
             self.settle(now, effects);
             if taken.is_some() {
                 return taken;
             }
         }
+        None
     }
 
     /// Returns whether nothing is inside and nothing will come.
     pub(super) fn is_over(&self) -> bool {
-        self.is_closed && self.len() == 0
+        self.is_closed && self.items.len() == 0
     }
 
-    fn take(&mut self, now: u64, effects: &mut Effects<T>) -> Option<Taken<T>> {
-        let taken = match &mut self.store {
-            Store::Plain(items) => items.pop_front().map(|item| {
-                self.front += 1;
-                (item, self.front - 1, NEVER)
-            }),
-            Store::Ordered(items) => {
-                let counts = &mut self.counts;
-                let entry = items.pop(now, |entry, why| {
-                    counts.dropped[why as usize] += 1;
-                    effects.dropped.push((entry.item, why));
-                });
-                let is_timed = items.order.needs_time();
-                entry.map(|entry| (entry.item, entry.seq, if is_timed { entry.at } else { NEVER }))
-            }
-        };
-        if self.len() == 0 {
-            self.drain.idle();
-        }
-        let (item, seq, at) = taken?;
-        self.counts.popped += 1;
-        let probed = self.measured(seq);
-        if at != NEVER && self.counts.popped % 16 == 0 {
-            self.drain.sample(now, self.counts.popped);
-        }
-        Some(Taken { item, since: if at == NEVER { probed } else { at } })
-    }
-
-    /// Moves in those who wait for room and have it now, and promises what is inside to those who wait for it.
+    /// Moves in those who wait for room and have it now, and wakes those who wait for what is inside.
     pub(super) fn settle(&mut self, now: u64, effects: &mut Effects<T>) {
-        while let Some(key) = self.pushers.first() {
-            let fits = self.pushers.get(key).and_then(|pusher| pusher.entry.as_ref());
-            if !fits.is_some_and(|entry| self.fits(entry)) {
+        let mut next = self.pushers.first();
+        while let Some((key, entry)) = next.and_then(|key| Some((key, self.entry_at(key)?))) {
+            next = self.pushers.after(key);
+            if self.items.fits(entry) {
+                self.move_in(key, now, effects);
+            } else if !self.waits_for_others(entry) {
                 break;
             }
-            self.pushers.unqueue(key);
-            let Some(pusher) = self.pushers.get_mut(key) else { break };
-            let (entry, waker) = (pusher.entry.take(), pusher.waker.take());
-            if let Some(mut entry) = entry {
-                // What it waited outside is not the queue's.
-                entry.at = now;
-                self.put(entry);
-            }
-            effects.wake(waker);
         }
         self.grant(effects);
         if self.is_over() {
@@ -382,13 +233,24 @@ impl<T> State<T> {
         }
     }
 
+    fn move_in(&mut self, key: usize, now: u64, effects: &mut Effects<T>) {
+        self.pushers.unqueue(key);
+        let Some(pusher) = self.pushers.get_mut(key) else { return };
+        effects.wake(pusher.waker.take());
+        if let Some(entry) = pusher.entry.take() {
+            // What it waited outside is not the queue's.
+            self.items.put(Entry { at: now, ..entry });
+        }
+    }
+
+    /// Wakes one popper for each item for which none was woken yet.
     fn grant(&mut self, effects: &mut Effects<T>) {
-        while self.len() > self.reserved {
+        while self.items.len() > self.granted {
             let Some(key) = self.poppers.first() else { return };
             self.poppers.unqueue(key);
             let Some(popper) = self.poppers.get_mut(key) else { return };
             popper.is_granted = true;
-            self.reserved += 1;
+            self.granted += 1;
             effects.wake(popper.waker.take());
         }
     }
@@ -416,21 +278,14 @@ impl<T> State<T> {
         let Some(popper) = self.poppers.get_mut(key) else { return Look::Closed };
         if popper.is_granted {
             self.poppers.remove(key);
-            self.reserved -= 1;
-            loop {
-                let taken = self.take(now, effects);
-                self.settle(now, effects);
-                if let Some(taken) = taken {
-                    return Look::Taken(taken);
-                }
-                if self.len() <= self.reserved {
-                    break;
-                }
+            self.granted -= 1;
+            if let Some(taken) = self.pop(now, effects) {
+                return Look::Taken(taken);
             }
             if self.is_over() {
                 return Look::Closed;
             }
-            // All that was there has been dropped: it keeps its place at the head of the line.
+            // What was there has been taken by others, or dropped: it keeps its place at the head of the line.
             let first = self.poppers.first();
             let popper = Popper { waker: waker.take(), is_granted: false };
             return Look::NotYet(self.poppers.push_before(first, popper));
@@ -447,7 +302,7 @@ impl<T> State<T> {
     pub(super) fn leave_poppers(&mut self, key: usize, effects: &mut Effects<T>) -> Option<Waker> {
         let popper = self.poppers.remove(key)?;
         if popper.is_granted {
-            self.reserved -= 1;
+            self.granted -= 1;
             self.grant(effects);
         }
         popper.waker
@@ -455,11 +310,11 @@ impl<T> State<T> {
 
     /// Adds a pusher in its place: behind those of its class and of better ones.
     pub(super) fn join_pushers(&mut self, entry: Entry<T>, waker: Waker) -> usize {
-        let class = self.class_of(&entry);
+        let class = self.items.class_of(entry.priority);
         let (mut next, mut last) = (None, self.pushers.last());
         while let Some(key) = last {
-            let other = self.pushers.get(key).and_then(|pusher| pusher.entry.as_ref());
-            if other.is_none_or(|other| self.class_of(other) <= class) {
+            let other = self.entry_at(key).map(|entry| self.items.class_of(entry.priority));
+            if other.is_none_or(|other| other <= class) {
                 break;
             }
             (next, last) = (Some(key), self.pushers.before(key));
@@ -504,25 +359,10 @@ impl<T> State<T> {
     pub(super) fn close(&mut self, effects: &mut Effects<T>) {
         self.is_closed = true;
         while let Some(key) = self.pushers.first() {
-            self.pushers.unqueue(key);
-            let Some(pusher) = self.pushers.get_mut(key) else { break };
-            pusher.refused = Some(Reason::Closed);
-            self.counts.refused += 1;
-            effects.wake(pusher.waker.take());
+            self.refuse(key, Reason::Closed, effects);
         }
-        if self.len() == 0 {
+        if self.is_over() {
             self.wake_poppers(effects);
-        }
-    }
-
-    /// Takes out all that is inside, also what is promised.
-    pub(super) fn drain_all(&mut self) -> Vec<T> {
-        self.probe = (NEVER, NEVER);
-        self.drain.idle();
-        self.front = self.seq;
-        match &mut self.store {
-            Store::Plain(items) => items.drain(..).collect(),
-            Store::Ordered(items) => std::iter::from_fn(|| items.pop_any()).map(|entry| entry.item).collect(),
         }
     }
 }

@@ -73,16 +73,16 @@ impl<T> Queue<T> {
     pub fn stats(&self) -> QueueStats {
         let waits = self.waits.clone();
         let state = self.state.lock();
-        let counts = state.counts;
+        let counts = state.items.counts;
         QueueStats {
-            len: state.len(),
-            weight: state.weight(),
+            len: state.items.len(),
+            weight: state.items.weight(),
             pushing: state.pushers.queued(),
             popping: state.poppers.queued(),
             pushed: counts.pushed,
             popped: counts.popped,
             refused: counts.refused,
-            per_second: state.drain.per_second(),
+            per_second: state.items.drain.per_second(),
             waits,
             dropped: counts.dropped,
         }

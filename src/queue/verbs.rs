@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::state::{Effects, Pushed, Taken};
+use super::effects::{Effects, Pushed, Taken};
 use super::{Entry, Event, Pop, PopError, Push, PushError, Queue, Reason, Rejected};
 use crate::call::Call;
 use crate::clock::NEVER;
@@ -164,117 +164,6 @@ impl<T> Queue<T> {
         None
     }
 
-    /// Puts in as many items as there is room for, in one critical section, and returns the others.
-    ///
-    /// Items that the queue drops for them, or refuses for another reason than room, go the way of
-    /// [`try_push`](Self::try_push); it stops at the first that is refused.
-    ///
-    /// ```
-    /// use floodwall::Queue;
-    ///
-    /// let queue = Queue::new(3);
-    /// let mut rest = queue.try_push_many(1..=5);
-    /// assert_eq!((queue.len(), rest.next()), (3, Some(4)));
-    /// ```
-    ///
-    /// # Cost
-    ///
-    /// Of the iterator, each item is taken outside the lock, and at most 64 at a time go in under it.
-    pub fn try_push_many<I: IntoIterator<Item = T>>(&self, items: I) -> Rest<I::IntoIter> {
-        let mut items = items.into_iter();
-        loop {
-            let batch: Vec<_> =
-                items.by_ref().take(BATCH).map(|item| self.entry(item, Call::new())).collect();
-            if batch.is_empty() {
-                return Rest { refused: Vec::new().into_iter(), items };
-            }
-            let mut batch = batch.into_iter();
-            let (now, mut effects) = (self.now(), Effects::none());
-            let mut refused = Vec::new();
-            let mut state = self.state.lock();
-            for entry in batch.by_ref() {
-                match state.push(entry, now, self.overflow, false, &mut effects) {
-                    Pushed::In => {}
-                    Pushed::Full(entry) | Pushed::Refused(entry, _) => {
-                        refused.push(entry.item);
-                        break;
-                    }
-                }
-            }
-            drop(state);
-            self.follow_up(effects);
-            if !refused.is_empty() {
-                refused.extend(batch.map(|entry| entry.item));
-                return Rest { refused: refused.into_iter(), items };
-            }
-        }
-    }
-
-    /// Takes up to `most` items that are there, in one critical section, and appends them to `into`; returns how many. Never
-    /// waits.
-    ///
-    /// ```
-    /// use floodwall::Queue;
-    ///
-    /// let queue = Queue::new(9);
-    /// queue.try_push_many(1..=5);
-    /// let mut batch = Vec::new();
-    /// assert_eq!(queue.try_pop_many(&mut batch, 3), 3);
-    /// assert_eq!(batch, [1, 2, 3]);
-    /// ```
-    pub fn try_pop_many(&self, into: &mut Vec<T>, most: usize) -> usize {
-        let (now, mut effects) = (self.now(), Effects::none());
-        let before = into.len();
-        into.reserve(most.min(self.len()));
-        let mut since = NEVER;
-        let mut state = self.state.lock();
-        while into.len() - before < most {
-            // To grow it is no user code, and rare: more have come since it was made large enough.
-            let Some(taken) = state.pop(now, &mut effects) else { break };
-            since = since.min(taken.since);
-            into.push(taken.item);
-        }
-        drop(state);
-        self.follow_up(effects);
-        self.measure(since, now);
-        into.len() - before
-    }
-
-    /// Takes up to `most` items, and waits until there is at least one; appends them to `into` and returns how many.
-    ///
-    /// # Errors
-    ///
-    /// As [`pop`](Self::pop).
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`pop`](Self::pop): nothing is taken before the future ends.
-    pub async fn pop_many(&self, into: &mut Vec<T>, most: usize) -> Result<usize, PopError> {
-        if most == 0 {
-            return Ok(0);
-        }
-        into.push(self.pop().await?);
-        Ok(1 + self.try_pop_many(into, most - 1))
-    }
-
-    /// Puts all items in, in their order, and waits for room.
-    ///
-    /// # Errors
-    ///
-    /// With the first item that is refused; those before it are inside.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future drops the items that are not inside yet.
-    pub async fn push_many(&self, items: impl IntoIterator<Item = T>) -> Result<(), PushError<T>> {
-        let mut rest = self.try_push_many(items);
-        while let Some(item) = rest.next() {
-            self.push(item).await?;
-            rest = rest.again(self);
-        }
-        Ok(())
-    }
-
     pub(super) fn entry(&self, item: T, call: Call) -> Entry<T> {
         let key = self.key_of.as_ref().map_or(0, |key_of| key_of(&item));
         let weight = if self.by_cost { call.cost } else { 1 };
@@ -289,7 +178,7 @@ impl<T> Queue<T> {
         }
         let mut state = self.state.lock();
         let waker = state.push_plain(item)?;
-        let probe = state.wants_probe().then(|| state.newest());
+        let probe = state.items.probe();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -305,7 +194,7 @@ impl<T> Queue<T> {
     #[inline(never)]
     fn probe(&self, seq: u64) {
         let now = self.clock.nanos();
-        self.state.lock().set_probe(seq, now);
+        self.state.lock().items.came_at(seq, now);
     }
 
     #[inline(never)]
@@ -322,7 +211,7 @@ impl<T> Queue<T> {
         entry.at = now;
         let mut state = self.state.lock();
         let pushed = state.push(entry, now, self.overflow, waits, &mut effects);
-        let probe = (!self.is_timed && state.wants_probe()).then(|| state.newest());
+        let probe = if self.is_timed { None } else { state.items.probe() };
         drop(state);
         self.follow_up(effects);
         if let Some(seq) = probe {
@@ -340,7 +229,7 @@ impl<T> Queue<T> {
         if let Reason::QueueFull | Reason::Shed = reason {
             let state = self.state.lock();
             // Once all that is inside now has come out, who comes back is not one of a crowd at the last place.
-            if let Some(wait) = state.drain.time_for(state.len()) {
+            if let Some(wait) = state.items.drain.time_for(state.items.len()) {
                 rejected = rejected.after_nanos(wait);
             }
         }
@@ -382,7 +271,7 @@ impl<T> Queue<T> {
     }
 
     /// Notes how long an item was inside; where `now` was not read, reads it.
-    fn measure(&self, since: u64, now: u64) {
+    pub(super) fn measure(&self, since: u64, now: u64) {
         if since == NEVER {
             return;
         }
@@ -390,38 +279,8 @@ impl<T> Queue<T> {
         self.waits.record(Duration::from_nanos(end.saturating_sub(since)));
         if !self.is_timed {
             let mut state = self.state.lock();
-            let popped = state.counts.popped;
-            state.drain.sample(end, popped);
+            let popped = state.items.counts.popped;
+            state.items.drain.sample(end, popped);
         }
-    }
-}
-
-/// So many go in under one lock.
-const BATCH: usize = 64;
-
-/// The items that did not go in.
-#[derive(Debug)]
-pub struct Rest<I: Iterator> {
-    refused: std::vec::IntoIter<I::Item>,
-    items: I,
-}
-
-impl<I: Iterator> Rest<I> {
-    fn again(self, queue: &Queue<I::Item>) -> Self {
-        let Rest { refused, items } = self;
-        let mut rest = queue.try_push_many(refused);
-        if rest.refused.len() == 0 {
-            return queue.try_push_many(items);
-        }
-        let left: Vec<_> = rest.refused.by_ref().chain(rest.items).collect();
-        Rest { refused: left.into_iter(), items }
-    }
-}
-
-impl<I: Iterator> Iterator for Rest<I> {
-    type Item = I::Item;
-
-    fn next(&mut self) -> Option<I::Item> {
-        self.refused.next().or_else(|| self.items.next())
     }
 }
