@@ -38,7 +38,7 @@ impl Drain {
 
     /// Returns how long it takes until `entries` have come out, in nanoseconds; `None` while nothing is known.
     pub(crate) fn time_for(&self, entries: usize) -> Option<u64> {
-        (self.per_entry > 0.0).then(|| (self.per_entry * entries as f64) as u64)
+        (self.per_entry > 0.0).then_some((self.per_entry * entries as f64) as u64)
     }
 
     /// Returns how many come out per second.
