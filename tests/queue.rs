@@ -100,6 +100,62 @@ fn a_pending_pop_has_one_place_and_one_waker() {
     assert_eq!((old.0.load(Ordering::Relaxed), new.0.load(Ordering::Relaxed)), (0, 1));
 }
 
+fn poll_with<F: Future>(future: &mut std::pin::Pin<Box<F>>, wakes: &Arc<CountWakes>) -> Poll<F::Output> {
+    future.as_mut().poll(&mut Context::from_waker(&wakes.clone().into()))
+}
+
+#[test]
+fn each_item_wakes_one_who_waits_and_room_wakes_one_who_pushes() {
+    let queue = Queue::new(2);
+    let wakes: [Arc<CountWakes>; 3] = Default::default();
+    let count = || [0, 1, 2].map(|at: usize| wakes[at].0.swap(0, Ordering::Relaxed));
+    let mut pops: Vec<_> = wakes.iter().map(|_| Box::pin(queue.pop())).collect();
+    assert!(pops.iter_mut().zip(&wakes).all(|(pop, wakes)| poll_with(pop, wakes).is_pending()));
+    queue.try_push(1).unwrap();
+    assert_eq!(count(), [1, 0, 0]);
+    queue.try_push(2).unwrap();
+    assert_eq!(count(), [0, 1, 0]);
+    // Who leaves passes it on, to whom nobody has woken yet.
+    drop(pops);
+    assert_eq!(count(), [0, 0, 1]);
+
+    let mut pushes: Vec<_> = (3..=5).map(|item| Box::pin(queue.push(item))).collect();
+    assert!(pushes.iter_mut().zip(&wakes).all(|(push, wakes)| poll_with(push, wakes).is_pending()));
+    queue.try_pop().unwrap();
+    assert_eq!(count(), [1, 0, 0]);
+}
+
+/// Trap 18: the last item of a closed queue takes the hope of all who still wait along.
+#[test]
+fn the_last_item_of_a_closed_queue_ends_every_wait() {
+    let queue = Queue::new(2);
+    let (mut first, mut second) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
+    let wakes = Arc::new(CountWakes::default());
+    assert!(poll(&mut first).is_pending() && poll_with(&mut second, &wakes).is_pending());
+    queue.try_push(1).unwrap();
+    queue.close();
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+    assert_eq!(poll(&mut first), Poll::Ready(Ok(1)));
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(poll(&mut second), Poll::Ready(Err(PopError::Closed)));
+}
+
+/// Trap 27: pushers of a class that has used up its room do not keep another one from the places kept for it.
+#[test]
+fn a_class_comes_to_its_reserved_places_past_others_who_wait() {
+    let queue = Queue::new(3).priorities(Priorities::strict_from(200).then(100, 1).then(0, 1).reserve(1));
+    let (middle, low) = (Call::new().priority(100), Call::new().priority(0));
+    queue.try_push_for(1, middle).unwrap();
+    queue.try_push_for(2, middle).unwrap();
+    let mut waits = Box::pin(queue.push_for(3, middle));
+    assert!(poll(&mut waits).is_pending());
+    queue.try_push_for(4, low).unwrap();
+    let mut lower = Box::pin(queue.push_for(5, low));
+    assert!(poll(&mut lower).is_pending());
+    while queue.try_pop() != Ok(4) {}
+    assert!(poll(&mut lower).is_ready());
+}
+
 /// Trap 4: granted and too late at the same tick, it gets the item.
 #[test]
 fn an_item_that_comes_at_the_deadline_is_taken_or_stays() {
