@@ -165,6 +165,24 @@ impl Case {
         })
     }
 
+    /// Adds a peer of which one operation moves `items` items, with threads of its own.
+    pub fn peer_in_bulk(
+        self,
+        name: &'static str,
+        items: u64,
+        operation: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        self.add(name, move |start| {
+            start.line.wait();
+            let (begin, mut operations) = (Instant::now(), 0);
+            while operations == 0 || !start.is_over.load(Ordering::Relaxed) {
+                operation();
+                operations += items;
+            }
+            Lap { start: begin, end: Instant::now(), operations, times: Times::new() }
+        })
+    }
+
     fn add(mut self, name: &'static str, run: impl Fn(&Start) -> Lap + Send + Sync + 'static) -> Self {
         self.peers.push(Peer { name, run: Box::new(run) });
         self
