@@ -32,7 +32,7 @@ mod acquire;
 
 mod breaker;
 mod bulkhead;
-mod cache;
+pub mod cache;
 mod concurrency;
 mod limit;
 mod shed;
@@ -74,6 +74,7 @@ pub use judge::{AnyError, Judge, Judged, When};
 // Primitives.
 pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, CircuitBreakerBuilder};
 pub use bulkhead::Bulkhead;
+pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,

@@ -1,0 +1,67 @@
+//! The settings of a cache: [`CacheBuilder`].
+
+use std::fmt;
+use std::hash::{Hash, RandomState};
+use std::sync::Arc;
+
+use super::{Cache, Cause, Entries, Inner, Room, Settings};
+use crate::clock::Clock;
+use crate::event::Hook;
+use crate::setters::setters;
+
+/// The settings of a [`Cache`], made by [`Cache::builder`].
+#[must_use = "does nothing until `build` is called"]
+pub struct CacheBuilder<K, V> {
+    room: Room,
+    settings: Settings<K, V>,
+    clock: Clock,
+    hook: Hook,
+}
+
+impl<K: Hash + Eq, V> CacheBuilder<K, V> {
+    pub(super) fn new(capacity: u64) -> Self {
+        Self {
+            room: Room { capacity, weighted: false, timed: false },
+            settings: Settings { weigher: None, listener: None },
+            clock: Clock::system(),
+            hook: Hook::unnamed(),
+        }
+    }
+
+    /// Counts the capacity in what `weigh` says of each entry, such as its bytes. Default: each entry weighs 1.
+    pub fn weigher(mut self, weigh: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
+        self.room.weighted = true;
+        self.settings.weigher = Some(Box::new(weigh));
+        self
+    }
+
+    /// Tells `listener` of each entry that leaves, and why. Default: nobody.
+    ///
+    /// It runs on the thread that made the entry leave, after every lock is released: it may use the cache.
+    pub fn listener(mut self, listener: impl Fn(&K, &V, Cause) + Send + Sync + 'static) -> Self {
+        self.settings.listener = Some(Box::new(listener));
+        self
+    }
+
+    setters!("cache");
+
+    /// Makes the cache.
+    pub fn build(self) -> Cache<K, V> {
+        let Self { room, settings, clock, hook } = self;
+        Cache {
+            inner: Arc::new(Inner {
+                entries: Entries::new(room),
+                hasher: RandomState::new(),
+                settings,
+                clock,
+                hook,
+            }),
+        }
+    }
+}
+
+impl<K, V> fmt::Debug for CacheBuilder<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheBuilder").field("room", &self.room).finish_non_exhaustive()
+    }
+}
