@@ -7,6 +7,7 @@ mod error;
 mod event;
 
 mod hash;
+mod lanes;
 mod park;
 mod places;
 mod prefetch;

@@ -21,7 +21,7 @@ pub struct CacheBuilder<K, V> {
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub(super) fn new(capacity: u64) -> Self {
         Self {
-            room: Room { capacity, weighted: false, timed: false },
+            room: Room { capacity, weighted: false, timed: false, listened: false },
             settings: Settings { weigher: None, listener: None },
             clock: Clock::system(),
             hook: Hook::unnamed(),
@@ -39,6 +39,7 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     ///
     /// It runs on the thread that made the entry leave, after every lock is released: it may use the cache.
     pub fn listener(mut self, listener: impl Fn(&K, &V, Cause) + Send + Sync + 'static) -> Self {
+        self.room.listened = true;
         self.settings.listener = Some(Box::new(listener));
         self
     }

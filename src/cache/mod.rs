@@ -145,6 +145,19 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         value
     }
 
+    /// Removes `key`. Returns whether it was there.
+    pub fn forget<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let inner = &*self.inner;
+        let gone = inner.entries.remove_if(inner.hash(key), key, Cause::Explicit, |_| true);
+        let was_there = gone.iter().next().is_some();
+        inner.tell(gone);
+        was_there
+    }
+
     /// Changes how much it may hold. Entries leave at once if it is less than what is there.
     pub fn set_capacity(&self, capacity: u64) {
         self.inner.tell(self.inner.entries.set_capacity(capacity));

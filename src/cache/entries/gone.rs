@@ -1,0 +1,103 @@
+//! What has left, for those who want to see it once more: [`Gone`].
+#![expect(unsafe_code, reason = "what has left is looked at without a lock")]
+
+use super::{Cause, Entries};
+
+/// Entries that have left: still readable by who took them out, given back when this is dropped.
+///
+/// They are chained through their nodes, which nothing else uses meanwhile.
+#[must_use = "listeners hear of what has left"]
+pub(crate) struct Gone<'a, K, V> {
+    entries: &'a Entries<K, V>,
+    first: Option<Link>,
+    last: Option<Link>,
+}
+
+/// A slot, and the shard it is in.
+#[derive(Clone, Copy)]
+struct Link {
+    shard: u16,
+    slot: u32,
+}
+
+impl Cause {
+    const ALL: [Self; 4] = [Self::Expired, Self::Explicit, Self::Replaced, Self::Size];
+
+    const fn number(self) -> u32 {
+        match self {
+            Self::Expired => 0,
+            Self::Explicit => 1,
+            Self::Replaced => 2,
+            Self::Size => 3,
+        }
+    }
+}
+
+impl<'a, K, V> Gone<'a, K, V> {
+    pub(super) const fn new(entries: &'a Entries<K, V>) -> Self {
+        Self { entries, first: None, last: None }
+    }
+
+    /// Adds an entry that was just taken out.
+    ///
+    /// # Safety
+    ///
+    /// It is filled, and out of the table and of every other list: from now on nobody else may empty it.
+    pub(super) unsafe fn push(&mut self, shard: usize, slot: u32, cause: Cause) {
+        let node = &self.entries.shards[shard].slots.get(slot).node;
+        node.set_prev(cause.number());
+        // No entry has the number 0.
+        node.set_next(0);
+        let link = Link { shard: shard as u16, slot };
+        match self.last.replace(link) {
+            None => self.first = Some(link),
+            Some(last) => {
+                let node = &self.entries.shards[usize::from(last.shard)].slots.get(last.slot).node;
+                node.set_next(slot);
+                node.set_stamp(link.shard);
+            }
+        }
+    }
+
+    fn after(&self, link: Link) -> Option<Link> {
+        let node = &self.entries.shards[usize::from(link.shard)].slots.get(link.slot).node;
+        (node.next() != 0).then(|| Link { shard: node.stamp(), slot: node.next() })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V, Cause)> {
+        let mut next = self.first;
+        std::iter::from_fn(move || {
+            let link = next?;
+            next = self.after(link);
+            let slot = self.entries.shards[usize::from(link.shard)].slots.get(link.slot);
+            // SAFETY: who pushed it has left it to us, and we empty nothing before we are dropped.
+            let (key, value) = unsafe { slot.content() };
+            Some((key, value, Cause::ALL[slot.node.prev() as usize]))
+        })
+    }
+
+    /// Puts those of another behind these.
+    pub(super) fn append(&mut self, mut other: Self) {
+        let (first, last) = (other.first.take(), other.last.take());
+        let (Some(first), Some(_)) = (first, last) else { return };
+        match self.last {
+            None => self.first = Some(first),
+            Some(end) => {
+                let node = &self.entries.shards[usize::from(end.shard)].slots.get(end.slot).node;
+                node.set_next(first.slot);
+                node.set_stamp(first.shard);
+            }
+        }
+        self.last = last;
+    }
+}
+
+impl<K, V> Drop for Gone<'_, K, V> {
+    fn drop(&mut self) {
+        let mut next = self.first.take();
+        while let Some(link) = next {
+            next = self.after(link);
+            self.entries.retire(usize::from(link.shard), link.slot);
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! A part of the entries, changed under its lock and read without: [`Shard`].
+//!
+//! A look-up finds a cell, names the slot in its lane, and looks at the cell again. If it still stands there, in the table
+//! that is still the shard's, then whoever takes it out later finds the slot named. So what is taken out is free
+//! after the next scan that does not find it named; nobody waits for that. Tables that have grown are freed alike.
+//!
+//! A look-up that meets moving cells may miss its own: the version tells, and it looks again.
+#![expect(unsafe_code, reason = "slots and tables are shared by the rules above, which loom checks")]
+
+use std::borrow::Borrow;
+use std::ptr;
+
+use super::order::Order;
+use super::slots::{Slot, Slots};
+use super::table::{Cell, Table};
+use super::{Found, Life};
+use crate::cache::evict::Nodes;
+use crate::lanes::{self, Hold};
+use crate::sync::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, fence};
+
+/// What a shard shares. Processors fetch lines in pairs.
+#[repr(align(128))]
+pub(super) struct Shard<K, V> {
+    table: AtomicPtr<Table>,
+    /// Odd while cells move.
+    version: AtomicU64,
+    pub(super) slots: Slots<K, V>,
+    writers: Writers,
+}
+
+/// On lines of its own: readers do not look at it.
+#[repr(align(128))]
+struct Writers {
+    state: Mutex<State>,
+    /// Room of what has been dropped since the lock was last held.
+    returned: AtomicU64,
+    /// What the entries in the table weigh and how many there are; changed under the lock.
+    weight: AtomicU64,
+    len: AtomicU64,
+}
+
+/// What only the holder of the lock knows.
+pub(super) struct State {
+    pub(super) order: Order,
+    /// Slots that were ever used.
+    slots: u32,
+    free: Chain,
+    /// Out of the table; perhaps named by a reader. All of them before the stamp.
+    young: Chain,
+    stamp: u64,
+    /// Named by nobody: to be emptied.
+    ripe: Chain,
+    /// Tables that were outgrown, and when.
+    outgrown: Vec<(u64, Outgrown)>,
+    /// How many entries are expected at most.
+    expected: u32,
+    /// Room that is this shard's.
+    pub(super) credit: u64,
+    /// What has come in and nothing has left for.
+    pub(super) owed: u64,
+}
+
+/// A table that some may still read: no box before they have ended, since a box is alone with what it holds.
+struct Outgrown(AtomicPtr<Table>);
+
+impl Outgrown {
+    fn memory(&self) -> usize {
+        // SAFETY: it is freed with `self`, and nobody changes it.
+        unsafe { &*self.0.load(Ordering::Relaxed) }.memory()
+    }
+}
+
+impl Drop for Outgrown {
+    fn drop(&mut self) {
+        // SAFETY: it came out of a box. It is dropped when all who read it have ended, or with the shard.
+        drop(unsafe { Box::from_raw(self.0.load(Ordering::Relaxed)) });
+    }
+}
+
+/// Slots one behind the other, by the links of their nodes; 0 is none.
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    first: u32,
+    last: u32,
+    len: u32,
+}
+
+impl Chain {
+    fn push<K, V>(&mut self, slots: &Slots<K, V>, slot: u32) {
+        slots.get(slot).node.set_next(0);
+        match self.last {
+            0 => self.first = slot,
+            last => slots.get(last).node.set_next(slot),
+        }
+        self.last = slot;
+        self.len += 1;
+    }
+
+    /// In front: what was used last is near.
+    fn push_first<K, V>(&mut self, slots: &Slots<K, V>, slot: u32) {
+        slots.get(slot).node.set_next(self.first);
+        if self.last == 0 {
+            self.last = slot;
+        }
+        self.first = slot;
+        self.len += 1;
+    }
+
+    fn pop<K, V>(&mut self, slots: &Slots<K, V>) -> Option<u32> {
+        let slot = self.first;
+        if slot == 0 {
+            return None;
+        }
+        self.first = slots.get(slot).node.next();
+        if self.first == 0 {
+            self.last = 0;
+        }
+        self.len -= 1;
+        Some(slot)
+    }
+}
+
+impl<K, V> Shard<K, V> {
+    /// How often a look-up goes on without the lock.
+    const TRIES: usize = 16;
+
+    pub(super) fn new(order: Order, expected: Option<u64>, is_weighted: bool, is_timed: bool) -> Self {
+        // Doubled, it ends at the size that fits.
+        let expected = expected.map_or(0, |expected| expected.min(Slots::<K, V>::MOST.into()) as u32);
+        let mut homes = fitting(expected);
+        while homes > 64 {
+            homes = homes.div_ceil(2);
+        }
+        let table = Box::new(Table::new(homes.max(8), 8, homes.max(8) * 2));
+        Self {
+            table: AtomicPtr::new(Box::into_raw(table)),
+            version: AtomicU64::new(0),
+            slots: Slots::new(is_weighted, is_timed),
+            writers: Writers {
+                state: Mutex::new(State {
+                    order,
+                    slots: 0,
+                    free: Chain::default(),
+                    young: Chain::default(),
+                    stamp: 0,
+                    ripe: Chain::default(),
+                    outgrown: Vec::new(),
+                    expected,
+                    credit: 0,
+                    owed: 0,
+                }),
+                returned: AtomicU64::new(0),
+                weight: AtomicU64::new(0),
+                len: AtomicU64::new(0),
+            },
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.writers.len.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.writers.weight.load(Ordering::Relaxed)
+    }
+
+    /// Gives back the room of what was dropped.
+    pub(super) fn give_back(&self, weight: u64) {
+        self.writers.returned.fetch_add(weight, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn lock_state(&self) -> MutexGuard<'_, State> {
+        self.writers.state.lock()
+    }
+
+    /// Finds the slot of a hash that `is` says it is, and names it. It stays filled as long as `hold` names it.
+    #[inline]
+    fn seek<'a>(
+        &'a self,
+        hold: &Hold,
+        hash: u32,
+        mut is: impl FnMut(u32, &Slot<K, V>) -> bool,
+    ) -> Option<(u32, &'a Slot<K, V>)> {
+        for _ in 0..Self::TRIES {
+            let version = self.version.load(Ordering::Acquire);
+            let found = self.table.load(Ordering::Acquire);
+            // SAFETY: it was the shard's table when this thread was already reading, so it is freed after `hold` ends.
+            let table = unsafe { &*found };
+            let mut has_changed = false;
+            let cell = table.find(hash, |cell| {
+                let slot = self.slots.get(cell.slot);
+                hold.name(slot.address());
+                has_changed =
+                    table.word(cell.at) != cell.word || !ptr::eq(self.table.load(Ordering::Acquire), found);
+                has_changed || is(cell.slot, slot)
+            });
+            match cell {
+                Some(cell) if !has_changed => return Some((cell.slot, self.slots.get(cell.slot))),
+                Some(_) => {}
+                None => {
+                    // Cells were acquired: if one has moved, the version says so.
+                    fence(Ordering::Acquire);
+                    if version % 2 == 0 && self.version.load(Ordering::Relaxed) == version {
+                        return None;
+                    }
+                }
+            }
+        }
+        // Cells that move all the time. Under the lock they do not.
+        let locked = self.lock();
+        let cell = locked.table().find(hash, |cell| is(cell.slot, self.slots.get(cell.slot)))?;
+        let slot = self.slots.get(cell.slot);
+        hold.name(slot.address());
+        Some((cell.slot, slot))
+    }
+
+    /// Shows the entry of a key to `see`, without the lock.
+    #[inline]
+    pub(super) fn look<Q, R>(
+        &self,
+        hash: u32,
+        key: &Q,
+        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+    ) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let hold = lanes::hold();
+        let (number, slot) = self.seek(&hold, hash, |_, slot| {
+            // SAFETY: it is named, and was in the table after that: nobody empties it.
+            unsafe { slot.see(|known, _| known.borrow() == key) }
+        })?;
+        Some(self.show(&hold, number, slot, see))
+    }
+
+    /// Shows the entry in a slot to `see`, if it is in the table with this hash.
+    pub(super) fn look_at<R>(
+        &self,
+        hash: u32,
+        number: u32,
+        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+    ) -> Option<R> {
+        self.look_for(hash, |slot| slot == number, see)
+    }
+
+    /// Shows an entry of a hash in a slot that `is` says it is.
+    pub(super) fn look_for<R>(
+        &self,
+        hash: u32,
+        is: impl Fn(u32) -> bool,
+        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+    ) -> Option<R> {
+        let hold = lanes::hold();
+        let (number, slot) = self.seek(&hold, hash, |at, slot| slot.node.hash() == hash && is(at))?;
+        Some(self.show(&hold, number, slot, see))
+    }
+
+    /// Shows a slot that `hold` names and that was in the table after that.
+    #[inline]
+    fn show<R>(
+        &self,
+        hold: &Hold,
+        number: u32,
+        slot: &Slot<K, V>,
+        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+    ) -> R {
+        let times = self.slots.times(number);
+        // SAFETY: it is named, and was in the table after that: nobody empties it.
+        unsafe { slot.see(|key, value| see(number, hold, Found { key, value, times })) }
+    }
+
+    /// Takes the lock.
+    #[inline]
+    pub(super) fn lock(&self) -> Locked<'_, K, V> {
+        Locked { shard: self, state: self.lock_state() }
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        let locked = self.lock();
+        let outgrown: usize = locked.state.outgrown.iter().map(|(_, table)| table.memory()).sum();
+        size_of::<Self>() + locked.table().memory() + outgrown + self.slots.memory()
+    }
+}
+
+/// A shard whose lock is held.
+pub(super) struct Locked<'a, K, V> {
+    shard: &'a Shard<K, V>,
+    pub(super) state: MutexGuard<'a, State>,
+}
+
+impl<'a, K, V> Locked<'a, K, V> {
+    #[inline]
+    fn table(&self) -> &Table {
+        // SAFETY: tables change under the lock, and the shard's own one is not freed.
+        unsafe { &*self.shard.table.load(Ordering::Relaxed) }
+    }
+
+    /// Finds the cell of a key. Runs the key's `Eq`.
+    pub(super) fn find<Q>(&self, hash: u32, key: &Q) -> Option<Cell>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        self.table().find(hash, |cell| {
+            // SAFETY: it is in the table, and the lock is held: nobody empties it.
+            unsafe { self.shard.slots.get(cell.slot).see(|known, _| known.borrow() == key) }
+        })
+    }
+
+    /// Finds the cell of a slot.
+    pub(super) fn find_slot(&self, slot: u32) -> Option<Cell> {
+        let hash = self.shard.slots.get(slot).node.hash();
+        self.table().find(hash, |cell| cell.slot == slot)
+    }
+
+    /// Puts in an entry whose key is not there.
+    pub(super) fn put(&mut self, hash: u32, key: K, value: V, weight: u64, life: Life) -> u32 {
+        let slot = self.fill(hash, key, value, weight, life);
+        if self.len() >= u64::from(self.table().homes()) * 4 / 5 || !self.table().put(hash, slot) {
+            self.grow();
+            while !self.table().put(hash, slot) {
+                self.lengthen();
+            }
+        }
+        self.count(1, weight, 0, 0);
+        slot
+    }
+
+    /// Puts a new entry in the place of one with the same hash, which is out of the table then. Returns the new slot.
+    pub(super) fn replace(&mut self, hash: u32, cell: Cell, key: K, value: V, weight: u64, life: Life) -> u32 {
+        let old = self.shard.slots.weight(cell.slot);
+        let before = ptr::from_ref(self.table());
+        let slot = self.fill(hash, key, value, weight, life);
+        let moved = if ptr::eq(before, self.table()) { None } else { self.find_slot(cell.slot) };
+        self.table().replace(moved.unwrap_or(cell), slot);
+        self.count(1, weight, 1, old);
+        slot
+    }
+
+    /// Takes an entry out of the table.
+    pub(super) fn remove(&mut self, cell: Cell) {
+        let version = &self.shard.version;
+        let slots = &self.shard.slots;
+        let even = version.load(Ordering::Relaxed);
+        let moves = || {
+            version.store(even + 1, Ordering::Relaxed);
+            // Whoever sees a moved cell sees the odd version.
+            fence(Ordering::Release);
+        };
+        if self.table().remove(cell.at, moves, |slot| slots.get(slot).node.hash()) {
+            version.store(even + 2, Ordering::Release);
+        }
+        self.count(0, 0, 1, slots.weight(cell.slot));
+    }
+
+    fn count(&self, more: u64, heavier: u64, less: u64, lighter: u64) {
+        let Writers { weight, len, .. } = &self.shard.writers;
+        len.store(len.load(Ordering::Relaxed) + more - less, Ordering::Relaxed);
+        weight.store(weight.load(Ordering::Relaxed) + heavier - lighter, Ordering::Relaxed);
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.shard.len()
+    }
+
+    /// Fills a slot that nobody knows of.
+    fn fill(&mut self, hash: u32, key: K, value: V, weight: u64, life: Life) -> u32 {
+        let slots = &self.shard.slots;
+        let number = self.state.free.pop(slots).unwrap_or_else(|| {
+            let number = self.state.slots + 1;
+            slots.make(number);
+            self.state.slots = number;
+            number
+        });
+        if number > self.table().most() {
+            self.renew(self.table().homes(), self.table().tail());
+        }
+        let slot = slots.get(number);
+        slot.node.renew(hash);
+        slots.set(number, weight, life);
+        // SAFETY: it was free, so it is empty and in no table, and nobody looks at it.
+        unsafe { slot.fill(key, value) };
+        number
+    }
+
+    /// Hands over what an entry that has left holds: to be dropped when no reader names it any more.
+    pub(super) fn retire(&mut self, slot: u32) {
+        self.state.young.push(&self.shard.slots, slot);
+        self.state.stamp = lanes::stamp();
+    }
+
+    /// How many wait for a scan.
+    pub(super) fn young(&self) -> u32 {
+        self.state.young.len
+    }
+
+    /// Learns what the last scan has found.
+    #[inline]
+    pub(super) fn ripen(&mut self) {
+        if self.state.young.len > 0 && lanes::scanned() > self.state.stamp {
+            self.ripen_all();
+        }
+    }
+
+    fn ripen_all(&mut self) {
+        let slots = &self.shard.slots;
+        let state = &mut *self.state;
+        let mut young = std::mem::take(&mut state.young);
+        lanes::with_named(|is_named| {
+            while let Some(slot) = young.pop(slots) {
+                let chain =
+                    if is_named(slots.get(slot).address()) { &mut state.young } else { &mut state.ripe };
+                chain.push(slots, slot);
+            }
+        });
+        if state.young.len > 0 {
+            state.stamp = lanes::stamp();
+        }
+        let quiet = lanes::quiet();
+        state.outgrown.retain(|(stamp, _)| *stamp >= quiet);
+    }
+
+    /// Empties a slot that nobody names any more, and returns what it held and weighed.
+    pub(super) fn reap(&mut self) -> Option<((K, V), u64)> {
+        let slots = &self.shard.slots;
+        let slot = self.state.ripe.pop(slots)?;
+        // SAFETY: it is filled, out of the table since before a scan, and the scan did not find it named: nobody
+        // looks at it. The lock keeps others from emptying it.
+        let content = unsafe { slots.get(slot).empty() };
+        let weight = slots.weight(slot);
+        self.state.free.push_first(slots, slot);
+        Some((content, weight))
+    }
+
+    /// Takes the room that was given back.
+    #[inline]
+    pub(super) fn collect(&mut self) {
+        let returned = &self.shard.writers.returned;
+        // Read first: it is mostly nothing.
+        if returned.load(Ordering::Relaxed) > 0 {
+            self.state.credit += returned.swap(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes so much of the shard's room, or what there is.
+    pub(super) fn spend(&mut self, wanted: u64) -> u64 {
+        let spent = wanted.min(self.state.credit);
+        self.state.credit -= spent;
+        spent
+    }
+
+    /// Returns the slots of all entries, and their hashes.
+    pub(super) fn all(&self) -> Vec<(u32, u32)> {
+        let hash = |slot| self.shard.slots.get(slot).node.hash();
+        self.table().slots().map(|slot| (slot, hash(slot))).collect()
+    }
+
+    /// Makes a table with more homes.
+    fn grow(&mut self) {
+        let homes = self.table().homes();
+        let fitting = fitting(self.state.expected);
+        let more = if homes >= fitting { homes + homes / 4 } else { (homes * 2).min(fitting) };
+        // A last step that is nearly none is taken at once.
+        let more = if fitting - fitting / 8 <= more { more.max(fitting) } else { more };
+        self.renew(more.max(16), more.clamp(8, 1024));
+    }
+
+    /// Makes a table with a longer tail, for many entries with nearly the same hash.
+    fn lengthen(&mut self) {
+        self.renew(self.table().homes(), self.table().tail() * 2);
+    }
+
+    fn renew(&mut self, homes: u32, mut tail: u32) {
+        let slots = &self.shard.slots;
+        let most = (homes + homes / 4).max(self.state.slots + self.state.slots / 4) + 64;
+        let table = loop {
+            let table = Table::new(homes, tail, most.min(Slots::<K, V>::MOST));
+            let mut all = self.table().slots();
+            if all.all(|slot| table.put(slots.get(slot).node.hash(), slot)) {
+                break table;
+            }
+            tail *= 2;
+        };
+        self.state.outgrown.reserve(1);
+        let outgrown = self.shard.table.swap(Box::into_raw(Box::new(table)), Ordering::AcqRel);
+        // A reader of the old one may have missed what the new one has.
+        let version = self.shard.version.load(Ordering::Relaxed);
+        self.shard.version.store(version + 2, Ordering::Release);
+        self.state.outgrown.push((lanes::stamp(), Outgrown(AtomicPtr::new(outgrown))));
+    }
+
+    /// Whether tables wait for readers to end.
+    pub(super) fn has_outgrown(&self) -> bool {
+        !self.state.outgrown.is_empty()
+    }
+}
+
+/// How many homes are right for so many entries: somewhat more than they are on average.
+fn fitting(expected: u32) -> u32 {
+    let expected = u64::from(expected);
+    ((expected + expected / 32 + 32) * 5 / 4).min(1 << 27) as u32
+}
+
+impl<K, V> Drop for Shard<K, V> {
+    fn drop(&mut self) {
+        let mut locked = self.lock();
+        let mut filled: Vec<u32> = locked.table().slots().collect();
+        let slots = &self.slots;
+        let state = &mut *locked.state;
+        filled.extend(std::iter::from_fn(|| state.young.pop(slots)));
+        filled.extend(std::iter::from_fn(|| state.ripe.pop(slots)));
+        drop(locked);
+        // SAFETY: it came out of a box, and nobody reads any more.
+        drop(unsafe { Box::from_raw(self.table.load(Ordering::Relaxed)) });
+        for slot in filled {
+            // SAFETY: it is filled, and nobody else has the shard.
+            drop(unsafe { self.slots.get(slot).empty() });
+        }
+    }
+}
