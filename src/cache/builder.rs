@@ -1,9 +1,10 @@
 //! The settings of a cache: [`CacheBuilder`].
 
 use std::fmt;
-use std::hash::{Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
 
+use super::hash::Seed;
 use super::{Cache, Cause, Entries, Inner, Room, Settings};
 use crate::clock::Clock;
 use crate::event::Hook;
@@ -52,7 +53,7 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
         Cache {
             inner: Arc::new(Inner {
                 entries: Entries::new(room),
-                hasher: RandomState::new(),
+                seed: Seed::random(),
                 settings,
                 clock,
                 hook,

@@ -7,10 +7,11 @@
 mod builder;
 mod entries;
 mod evict;
+mod hash;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
 
 pub use builder::CacheBuilder;
@@ -19,6 +20,7 @@ pub use entries::Cause;
 use crate::clock::Clock;
 use crate::event::Hook;
 use entries::{Entries, Gone, Life, Room};
+use hash::Seed;
 
 /// A cache in memory for many threads and tasks, bounded by entries or by weight.
 ///
@@ -41,7 +43,7 @@ pub struct Cache<K, V> {
 
 struct Inner<K, V> {
     entries: Entries<K, V>,
-    hasher: RandomState,
+    seed: Seed,
     settings: Settings<K, V>,
     clock: Clock,
     hook: Hook,
@@ -185,8 +187,9 @@ impl<K: Hash + Eq, V> Cache<K, V> {
 }
 
 impl<K: Hash + Eq, V> Inner<K, V> {
+    #[inline]
     fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
-        self.hasher.hash_one(key)
+        self.seed.hash(key)
     }
 
     /// Tells the listener of what has left, and lets go of it.
