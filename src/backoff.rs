@@ -174,7 +174,19 @@ impl Backoff {
         self.delay_after(failed, None, rng)
     }
 
-    /// The same, after a delay of so many nanoseconds, where that is known.
+    /// Returns the delay after so many failures; `None` after the last attempt.
+    pub(crate) fn next_delay(&self, failed: u32, rng: &mut Rng) -> Option<Duration> {
+        match &self.0 {
+            Kind::Exponential(Exponential { attempts, .. }) | Kind::Constant(Constant { attempts, .. })
+                if failed >= *attempts =>
+            {
+                None
+            }
+            _ => self.delay(failed, rng),
+        }
+    }
+
+    /// The same as `delay`, after a delay of so many nanoseconds, where that is known.
     fn delay_after(&self, failed: u32, before: Option<u64>, rng: &mut Rng) -> Option<Duration> {
         let (delay, jitter) = match &self.0 {
             Kind::Exponential(Exponential { base, max, jitter: Jitter::Decorrelated, .. }) => {

@@ -230,6 +230,8 @@ pub enum Reason {
     DeadlineExceeded,
     /// Closed for good, or for maintenance.
     Closed,
+    /// A load asks for what it is loading itself, and would wait for ever.
+    Recursive,
 }
 
 impl fmt::Display for Reason {
@@ -242,6 +244,7 @@ impl fmt::Display for Reason {
             Reason::Shed => "shed",
             Reason::DeadlineExceeded => "deadline exceeded",
             Reason::Closed => "closed",
+            Reason::Recursive => "recursive",
         })
     }
 }

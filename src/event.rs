@@ -99,6 +99,8 @@ pub enum Event {
         /// The number of the one that is asked now.
         to: u8,
     },
+    /// A call waits for what another one of the same key is doing.
+    Joined,
     /// A fault, a delay or an answer was put in place of what would have happened.
     Injected,
 }

@@ -31,6 +31,8 @@ mod semaphore;
 
 mod acquire;
 
+mod flight;
+
 mod breaker;
 mod bulkhead;
 pub mod cache;
@@ -44,6 +46,8 @@ pub mod headers;
 mod keyed;
 
 mod policy;
+
+pub mod store;
 
 #[cfg(feature = "tower")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
@@ -77,6 +81,7 @@ pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, Ci
 pub use bulkhead::Bulkhead;
 pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
+pub use flight::{FlightAt, OwnErrors, SharedErrors, Sharing, SingleFlight};
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
@@ -92,6 +97,9 @@ pub use policy::{
     Always, Blocking, Chaos, Failover, Fallback, Gated, Hedge, Instead, Once, Policy, Replace, Retry,
     RetryBudget, Timeout,
 };
+
+// The system of record.
+pub use store::{Store, WriteBehind, WriteBehindBuilder};
 
 pub mod chaos {
     //! What a [`Chaos`](crate::Chaos) can inject.

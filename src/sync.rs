@@ -48,6 +48,9 @@ mod real {
     /// A value that the first one who needs it makes.
     pub(crate) type SetOnce<T> = OnceLock<T>;
 
+    /// A lock for a `static`.
+    pub(crate) type Static<T> = Mutex<T>;
+
     /// A number that differs between threads, and is small while there were few.
     #[inline]
     pub(crate) fn thread_number() -> usize {
@@ -110,6 +113,7 @@ mod modelled {
     };
     pub(crate) use loom::sync::{Condvar, MutexGuard};
     pub(crate) use loom::thread::yield_now as back_off;
+    pub(crate) use loom::thread_local;
 
     pub(crate) fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.load(Ordering::Relaxed)
@@ -161,6 +165,19 @@ mod modelled {
             let value = self.value.get_or_init(make);
             self.is_set.store(1, Ordering::Release);
             value
+        }
+    }
+
+    /// A lock for a `static`, which loom's cannot be: none of its steps may be taken while this one is held.
+    pub(crate) struct Static<T>(std::sync::Mutex<T>);
+
+    impl<T> Static<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
         }
     }
 

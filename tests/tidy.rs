@@ -15,10 +15,12 @@ const LAYERS: &[&[&str]] = &[
     &["call", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],
+    &["flight"],
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "shed", "throttle"],
     &["headers"],
     &["keyed"],
     &["policy"],
+    &["store"],
 ];
 
 /// Adapters use what the crate exports, and the one lock.

@@ -4,17 +4,20 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use super::expiry::Rules;
 use super::hash::Seed;
+use super::stats::Counts;
 use super::{Cache, Cause, Entries, Inner, Room, Settings};
 use crate::clock::Clock;
 use crate::event::Hook;
+use crate::flight::Flights;
 use crate::setters::setters;
 
 /// The settings of a [`Cache`], made by [`Cache::builder`].
 #[must_use = "does nothing until `build` is called"]
 pub struct CacheBuilder<K, V> {
     room: Room,
-    settings: Settings<K, V>,
+    pub(super) settings: Settings<K, V>,
     clock: Clock,
     hook: Hook,
 }
@@ -22,8 +25,15 @@ pub struct CacheBuilder<K, V> {
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub(super) fn new(capacity: u64) -> Self {
         Self {
-            room: Room { capacity, weighted: false, timed: false, listened: false },
-            settings: Settings { weigher: None, listener: None },
+            room: Room { capacity, weighted: false, words: 0, listened: false },
+            settings: Settings {
+                weigher: None,
+                listener: None,
+                rules: Rules::FOREVER,
+                expiry: None,
+                negative: None,
+                tags: None,
+            },
             clock: Clock::system(),
             hook: Hook::unnamed(),
         }
@@ -40,7 +50,6 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     ///
     /// It runs on the thread that made the entry leave, after every lock is released: it may use the cache.
     pub fn listener(mut self, listener: impl Fn(&K, &V, Cause) + Send + Sync + 'static) -> Self {
-        self.room.listened = true;
         self.settings.listener = Some(Box::new(listener));
         self
     }
@@ -49,12 +58,16 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
 
     /// Makes the cache.
     pub fn build(self) -> Cache<K, V> {
-        let Self { room, settings, clock, hook } = self;
+        let Self { mut room, settings, clock, hook } = self;
+        room.words = settings.rules.words();
+        room.listened = settings.listener.is_some() || settings.tags.is_some();
         Cache {
             inner: Arc::new(Inner {
                 entries: Entries::new(room),
+                flights: Flights::new(),
                 seed: Seed::random(),
                 settings,
+                counts: Counts::new(),
                 clock,
                 hook,
             }),

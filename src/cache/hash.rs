@@ -68,7 +68,8 @@ impl Hasher for Fold {
         let (low, high) = match rest.len() {
             8.. => (word(rest), word(&rest[rest.len() - 8..])),
             4..8 => {
-                let four = |bytes: &[u8]| u64::from(u32::from_le_bytes(*bytes.first_chunk().unwrap_or(&[0; 4])));
+                let four =
+                    |bytes: &[u8]| u64::from(u32::from_le_bytes(*bytes.first_chunk().unwrap_or(&[0; 4])));
                 (four(rest), four(&rest[rest.len() - 4..]))
             }
             1..4 => {

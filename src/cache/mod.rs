@@ -4,23 +4,52 @@
 //! other services. Not for what must never be lost, nor for what many processes must agree on: a cache may forget any
 //! entry at any time.
 
+mod at;
 mod builder;
+mod compute;
 mod entries;
+mod entry;
 mod evict;
+mod expiry;
+#[cfg_attr(not(test), expect(dead_code, reason = "loads of a cache are still to come"))]
+mod fresh;
 mod hash;
+mod inner;
+mod invalidate;
+mod load;
+mod many;
+mod snapshot;
+mod stats;
+mod tags;
+mod times;
+mod timing;
+mod wheel;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
+pub use at::CacheAt;
 pub use builder::CacheBuilder;
+pub use compute::Compute;
 pub use entries::Cause;
+pub use entry::{Entry, LoadGuard};
+pub use expiry::Expiry;
+pub use invalidate::Invalidation;
+pub use snapshot::Kept;
+pub use stats::CacheStats;
 
 use crate::clock::Clock;
+use crate::error::saturating_nanos;
 use crate::event::Hook;
-use entries::{Entries, Gone, Life, Room};
+use crate::flight::Flights;
+use entries::{Entries, Room};
+use expiry::Rules;
 use hash::Seed;
+use stats::Counts;
+use tags::Tags;
 
 /// A cache in memory for many threads and tasks, bounded by entries or by weight.
 ///
@@ -43,23 +72,31 @@ pub struct Cache<K, V> {
 
 struct Inner<K, V> {
     entries: Entries<K, V>,
+    flights: Flights<K, V>,
     seed: Seed,
     settings: Settings<K, V>,
+    counts: Counts,
     clock: Clock,
     hook: Hook,
 }
 
 type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
+type IsNegative<V> = fn(&V) -> bool;
 type Listener<K, V> = dyn Fn(&K, &V, Cause) + Send + Sync;
 
 /// What a builder sets beside clock and name.
 struct Settings<K, V> {
     weigher: Option<Box<Weigher<K, V>>>,
     listener: Option<Box<Listener<K, V>>>,
+    rules: Rules,
+    expiry: Option<Box<dyn Expiry<K, V>>>,
+    /// Which values say that there is none, and how long they live.
+    negative: Option<(IsNegative<V>, u64)>,
+    tags: Option<Tags<K, V>>,
 }
 
 /// A value that [`Cache::insert`] did not take: it weighs more than one entry may. It is given back here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TooHeavy<V> {
     /// The value.
@@ -76,7 +113,17 @@ impl<V> fmt::Display for TooHeavy<V> {
     }
 }
 
-impl<V: fmt::Debug> std::error::Error for TooHeavy<V> {}
+// Whatever the value is: `unwrap` and `?` must not ask more of it than the cache does.
+impl<V> fmt::Debug for TooHeavy<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TooHeavy")
+            .field("weight", &self.weight)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V> std::error::Error for TooHeavy<V> {}
 
 impl<K: Hash + Eq, V> Cache<K, V> {
     /// Makes a cache of at most `capacity` entries. The rest of the settings: [`builder`](Cache::builder).
@@ -105,7 +152,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.inner.entries.read(self.inner.hash(key), key, |found| see(found.value))
+        self.inner.look(self.inner.hash(key), key, |found| see(found.value))
     }
 
     /// Returns a clone of the value of `key` quietly: it counts as no use, in no statistics.
@@ -115,7 +162,16 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         Q: Hash + Eq + ?Sized,
         V: Clone,
     {
-        self.inner.entries.peek(self.inner.hash(key), key, |found| found.value.clone())
+        self.inner.peek(self.inner.hash(key), key, |found| found.value.clone())
+    }
+
+    /// Returns whether there is a value for `key`, quietly as [`peek`](Cache::peek).
+    pub fn contains<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.inner.peek(self.inner.hash(key), key, |_| ()).is_some()
     }
 
     /// Keeps `value` for `key`, in place of what was there.
@@ -125,12 +181,36 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// [`TooHeavy`], with the value, if it weighs more than one entry may. The key is then absent: what was there is
     /// no longer true.
     pub fn insert(&self, key: K, value: V) -> Result<(), TooHeavy<V>> {
-        let inner = &*self.inner;
-        let weight = inner.settings.weigher.as_ref().map_or(1, |weigh| weigh(&key, &value));
-        let hash = inner.hash(&key);
-        let (gone, refused) = inner.entries.insert(hash, key, value, weight, Life::FOREVER);
-        inner.tell(gone);
-        refused.map_or(Ok(()), Err)
+        self.inner.insert(key, value, None)
+    }
+
+    /// Keeps `value` for `key` for a time of its own, instead of the cache's: `Duration::MAX` is for ever.
+    ///
+    /// [Jitter](CacheBuilder::jitter) and [idle time](CacheBuilder::idle) shorten it all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Cache::insert).
+    ///
+    /// # Panics
+    ///
+    /// If the cache knows no time; `ttl(Duration::MAX)` makes it know.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Cache, Clock};
+    ///
+    /// let clock = Clock::manual();
+    /// let cache = Cache::builder(100).ttl(Duration::MAX).clock(clock.clone()).build();
+    /// cache.insert_for("session", "ann", Duration::from_secs(60))?;
+    /// clock.advance(Duration::from_secs(60));
+    /// assert_eq!(cache.get("session"), None);
+    /// # Ok::<(), floodwall::cache::TooHeavy<&str>>(())
+    /// ```
+    #[track_caller]
+    pub fn insert_for(&self, key: K, value: V, ttl: Duration) -> Result<(), TooHeavy<V>> {
+        assert!(self.inner.timed(), "insert_for: the cache knows no time; build it with ttl(Duration::MAX)");
+        self.inner.insert(key, value, Some(saturating_nanos(ttl)))
     }
 
     /// Removes `key` and returns a clone of its value.
@@ -141,23 +221,22 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         V: Clone,
     {
         let inner = &*self.inner;
-        let gone = inner.entries.remove_if(inner.hash(key), key, Cause::Explicit, |_| true);
-        let value = gone.iter().next().map(|(_, value, _)| value.clone());
+        let gone = inner.take(inner.hash(key), key);
+        let value = gone.iter().find(|gone| gone.2 == Cause::Explicit).map(|(_, value, _)| value.clone());
         inner.tell(gone);
         value
     }
 
-    /// Removes `key`. Returns whether it was there.
-    pub fn forget<Q>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let inner = &*self.inner;
-        let gone = inner.entries.remove_if(inner.hash(key), key, Cause::Explicit, |_| true);
-        let was_there = gone.iter().next().is_some();
-        inner.tell(gone);
-        was_there
+    /// Lets entries go whose time is over, after having looked at up to `budget` of them in each part of the cache; returns how
+    /// many went.
+    ///
+    /// Each write does a little of this. A cache that is hardly written to any more keeps what is over until it is called.
+    pub fn sweep(&self, budget: usize) -> usize {
+        let gone = self.inner.entries.expire(self.inner.now(), budget);
+        let unseen: u64 = gone.unseen().map(|(_, count)| count).sum();
+        let count = gone.iter().count() + unseen as usize;
+        self.inner.tell(gone);
+        count
     }
 
     /// Changes how much it may hold. Entries leave at once if it is less than what is there.
@@ -183,22 +262,6 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// Returns how much it may hold.
     pub fn capacity(&self) -> u64 {
         self.inner.entries.capacity()
-    }
-}
-
-impl<K: Hash + Eq, V> Inner<K, V> {
-    #[inline]
-    fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
-        self.seed.hash(key)
-    }
-
-    /// Tells the listener of what has left, and lets go of it.
-    fn tell(&self, gone: Gone<'_, K, V>) {
-        if let Some(listener) = &self.settings.listener {
-            for (key, value, cause) in gone.iter() {
-                listener(key, value, cause);
-            }
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admit;
 mod budget;
+mod cached;
 mod chaos;
 mod failover;
 mod fallback;

@@ -11,6 +11,8 @@ pub(crate) struct Gone<'a, K, V> {
     entries: &'a Entries<K, V>,
     first: Option<Link>,
     last: Option<Link>,
+    /// How many left for each cause that nobody asked to see.
+    unseen: [u64; 4],
 }
 
 /// A slot, and the shard it is in.
@@ -35,7 +37,16 @@ impl Cause {
 
 impl<'a, K, V> Gone<'a, K, V> {
     pub(super) const fn new(entries: &'a Entries<K, V>) -> Self {
-        Self { entries, first: None, last: None }
+        Self { entries, first: None, last: None, unseen: [0; 4] }
+    }
+
+    pub(super) fn count(&mut self, cause: Cause) {
+        self.unseen[cause.number() as usize] += 1;
+    }
+
+    /// Returns how many left beside those that can be seen, and why.
+    pub(crate) fn unseen(&self) -> impl Iterator<Item = (Cause, u64)> {
+        Cause::ALL.into_iter().zip(self.unseen).filter(|(_, count)| *count > 0)
     }
 
     /// Adds an entry that was just taken out.
@@ -74,21 +85,6 @@ impl<'a, K, V> Gone<'a, K, V> {
             let (key, value) = unsafe { slot.content() };
             Some((key, value, Cause::ALL[slot.node.prev() as usize]))
         })
-    }
-
-    /// Puts those of another behind these.
-    pub(super) fn append(&mut self, mut other: Self) {
-        let (first, last) = (other.first.take(), other.last.take());
-        let (Some(first), Some(_)) = (first, last) else { return };
-        match self.last {
-            None => self.first = Some(first),
-            Some(end) => {
-                let node = &self.entries.shards[usize::from(end.shard)].slots.get(end.slot).node;
-                node.set_next(first.slot);
-                node.set_stamp(first.shard);
-            }
-        }
-        self.last = last;
     }
 }
 

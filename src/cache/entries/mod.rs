@@ -1,5 +1,4 @@
 //! The entries of a cache, by key: [`Entries`].
-#![allow(dead_code, reason = "expiry and scans are still to come")]
 
 mod budget;
 mod chunks;
@@ -13,8 +12,9 @@ mod table;
 use std::borrow::Borrow;
 
 use super::TooHeavy;
+use super::times::{Life, Times};
 use crate::lanes;
-use crate::sync::{AtomicU64, Ordering, parallelism};
+use crate::sync::parallelism;
 use budget::Budget;
 use order::Order;
 use shard::Shard;
@@ -40,48 +40,26 @@ pub enum Cause {
 pub(super) struct Room {
     pub(super) capacity: u64,
     pub(super) weighted: bool,
-    pub(super) timed: bool,
+    /// How many words of [`Life`] it keeps of each entry; 0 if the cache knows no time.
+    pub(super) words: usize,
     /// What leaves is to be seen once more.
     pub(super) listened: bool,
-}
-
-/// When an entry ends, in nanoseconds of the cache's clock; `u64::MAX` is never.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Life {
-    pub(super) expires: u64,
-}
-
-impl Life {
-    pub(super) const FOREVER: Self = Self { expires: u64::MAX };
-}
-
-/// When an entry ends, as readers see it and may move it.
-#[derive(Debug)]
-pub(super) struct Times {
-    expires: AtomicU64,
-}
-
-impl Default for Times {
-    fn default() -> Self {
-        Self { expires: AtomicU64::new(u64::MAX) }
-    }
-}
-
-impl Times {
-    pub(super) fn expires(&self) -> u64 {
-        self.expires.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, life: Life) {
-        self.expires.store(life.expires, Ordering::Relaxed);
-    }
 }
 
 /// An entry, as a look-up sees it.
 pub(super) struct Found<'a, K, V> {
     pub(super) key: &'a K,
     pub(super) value: &'a V,
-    pub(super) times: &'a Times,
+    pub(super) times: Times<'a>,
+    /// How much it is used, beside others of the same table.
+    pub(super) heat: u64,
+}
+
+impl<K, V> Found<'_, K, V> {
+    /// Whether both are the same entry, while one of them is held.
+    pub(super) fn is(&self, other: &Found<'_, K, V>) -> bool {
+        std::ptr::eq(self.key, other.key) && std::ptr::eq(self.value, other.value)
+    }
 }
 
 /// The entries of a cache: read without locks, changed in shards, bounded as a whole.
@@ -99,7 +77,7 @@ impl<K, V> Entries<K, V> {
         let expected = (!room.weighted).then(|| room.capacity.div_ceil(shards as u64));
         Self {
             shards: (0..shards)
-                .map(|_| Shard::new(Order::new(), expected, room.weighted, room.timed))
+                .map(|_| Shard::new(Order::new(), expected, room.weighted, room.words))
                 .collect(),
             budget: Budget::new(room.capacity, shards),
             is_listened: room.listened,
@@ -180,7 +158,9 @@ impl<K: Eq, V> Entries<K, V> {
     ) -> (Gone<'_, K, V>, Option<TooHeavy<V>>) {
         let limit = self.budget.limit();
         if weight > limit {
-            let gone = self.remove_if(hash, &key, Cause::Replaced, |_| true);
+            let gone = self.remove_if(hash, &key, |old| {
+                Some(if old.times.is_over(life.now) { Cause::Expired } else { Cause::Replaced })
+            });
             return (gone, Some(TooHeavy { value, weight, limit }));
         }
         let mut gone = Gone::new(self);
@@ -189,13 +169,13 @@ impl<K: Eq, V> Entries<K, V> {
         (gone, None)
     }
 
-    /// Removes the entry of `key` if it passes the test, which is asked again if the entry changes meanwhile.
+    /// Removes the entry of `key` if `why` gives a cause. It is asked outside the lock, and again if the entry changes
+    /// meanwhile.
     pub(super) fn remove_if<Q>(
         &self,
         hash: u64,
         key: &Q,
-        cause: Cause,
-        mut test: impl FnMut(Found<'_, K, V>) -> bool,
+        why: impl Fn(Found<'_, K, V>) -> Option<Cause>,
     ) -> Gone<'_, K, V>
     where
         K: Borrow<Q>,
@@ -205,29 +185,30 @@ impl<K: Eq, V> Entries<K, V> {
         let (shard, hash) = self.place(hash);
         // It stays the same entry while it is shown: its slot is not used for another.
         while let Some(true) = self.shards[shard].look(hash, key, |slot, _, found| {
-            test(found) && !self.take(shard, slot, cause, &mut gone)
+            why(found).is_some_and(|cause| !self.take(shard, slot, cause, &mut gone))
         }) {}
         gone
     }
 
-    /// Makes entries leave whose time is over at `now`, after having looked at about `budget` of them.
+    /// Makes entries leave whose time is over at `now`, after having looked at about `budget` of them in each shard.
     pub(super) fn expire(&self, now: u64, budget: usize) -> Gone<'_, K, V> {
         let mut gone = Gone::new(self);
-        let mut left = budget;
         for (number, shard) in self.shards.iter().enumerate() {
-            for (slot, hash) in shard.lock().all() {
-                if left == 0 {
-                    return gone;
-                }
-                shard.look_at(hash, slot, |slot, _, found| {
-                    if found.times.expires() <= now {
-                        left -= 1;
-                        self.take(number, slot, Cause::Expired, &mut gone);
-                    }
-                });
-            }
+            let mut locked = shard.lock();
+            self.expire_some(&mut locked, number, now, budget, &mut gone);
         }
+        self.tidy();
         gone
+    }
+
+    /// Shows the entries whose keys hash to `hash` to `see`, quietly.
+    pub(super) fn scan_hash(&self, hash: u64, mut see: impl FnMut(Found<'_, K, V>)) {
+        let (shard, hash) = self.place(hash);
+        let shard = &self.shards[shard];
+        let all = shard.lock().all_of(hash);
+        for slot in all {
+            shard.look_at(hash, slot, |_, _, found| see(found));
+        }
     }
 
     /// Shows all entries to `see`, quietly, until it returns false. What stays meanwhile is shown exactly once.

@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "what has left the table is handed over")]
 
 use super::shard::{Locked, Shard};
-use super::{Cause, Entries, Gone, Life};
+use super::{Cause, Entries, Gone};
 use crate::cache::evict::Nodes;
+use crate::cache::times::Life;
 use crate::lanes;
 use crate::sync::back_off;
 
@@ -66,10 +67,33 @@ impl<K, V> Entries<K, V> {
         gone: &mut Gone<'_, K, V>,
     ) {
         if self.is_listened {
+            locked.unschedule(slot);
             // SAFETY: it came out of the table and out of the order of this shard, under its lock, just now.
             unsafe { gone.push(shard, slot, cause) };
         } else {
+            gone.count(cause);
             locked.retire(slot);
+        }
+    }
+
+    /// Makes entries of a shard leave whose time is over.
+    pub(super) fn expire_some(
+        &self,
+        locked: &mut Locked<'_, K, V>,
+        shard: usize,
+        now: u64,
+        mut budget: usize,
+        gone: &mut Gone<'_, K, V>,
+    ) {
+        let slots = &self.shards[shard].slots;
+        while let Some(slot) =
+            locked.state.wheel.as_mut().and_then(|wheel| wheel.pop(slots, now, &mut budget))
+        {
+            if let Some(cell) = locked.find_slot(slot) {
+                locked.remove(cell);
+                locked.state.order.remove(slots, slot);
+                self.leave(locked, shard, slot, Cause::Expired, gone);
+            }
         }
     }
 
@@ -91,6 +115,7 @@ impl<K, V> Entries<K, V> {
         let Some(cell) = locked.find_slot(slot) else { return false };
         locked.remove(cell);
         locked.state.order.remove(&self.shards[shard].slots, slot);
+        locked.unschedule(slot);
         // SAFETY: it came out of the table and out of the order of this shard, under its lock, just now.
         unsafe { gone.push(shard, slot, cause) };
         true
@@ -196,6 +221,7 @@ impl<K: Eq, V> Entries<K, V> {
         // Moved in this order, so that the lock is released before anything is dropped, also if a key's `Eq` panics.
         let _reaped = reaped;
         let mut locked = locked;
+        self.expire_some(&mut locked, number, life.now, 4, gone);
         let mut cell = locked.find(hash, &key);
         locked.state.credit -= weight;
         let replaced = cell.map_or(0, |cell| slots.weight(cell.slot));
@@ -220,7 +246,9 @@ impl<K: Eq, V> Entries<K, V> {
                 let slot = locked.replace(hash, cell, key, value, weight, life);
                 locked.state.order.replace(slots, cell.slot, slot);
                 slots.get(slot).node.touch();
-                self.leave(&mut locked, number, cell.slot, Cause::Replaced, gone);
+                let was_over = slots.times(cell.slot).is_over(life.now);
+                let cause = if was_over { Cause::Expired } else { Cause::Replaced };
+                self.leave(&mut locked, number, cell.slot, cause, gone);
             }
             None => {
                 let slot = locked.put(hash, key, value, weight, life);

@@ -10,11 +10,14 @@
 use std::borrow::Borrow;
 use std::ptr;
 
+use super::Found;
 use super::order::Order;
 use super::slots::{Slot, Slots};
 use super::table::{Cell, Table};
-use super::{Found, Life};
 use crate::cache::evict::Nodes;
+use crate::cache::times::Life;
+use crate::cache::wheel::Wheel;
+use crate::clock::NEVER;
 use crate::lanes::{self, Hold};
 use crate::sync::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, fence};
 
@@ -42,6 +45,8 @@ struct Writers {
 /// What only the holder of the lock knows.
 pub(super) struct State {
     pub(super) order: Order,
+    /// Of a cache that knows time; made when the first entry comes.
+    pub(super) wheel: Option<Wheel>,
     /// Slots that were ever used.
     slots: u32,
     free: Chain,
@@ -124,7 +129,7 @@ impl<K, V> Shard<K, V> {
     /// How often a look-up goes on without the lock.
     const TRIES: usize = 16;
 
-    pub(super) fn new(order: Order, expected: Option<u64>, is_weighted: bool, is_timed: bool) -> Self {
+    pub(super) fn new(order: Order, expected: Option<u64>, is_weighted: bool, words: usize) -> Self {
         // Doubled, it ends at the size that fits.
         let expected = expected.map_or(0, |expected| expected.min(Slots::<K, V>::MOST.into()) as u32);
         let mut homes = fitting(expected);
@@ -135,10 +140,11 @@ impl<K, V> Shard<K, V> {
         Self {
             table: AtomicPtr::new(Box::into_raw(table)),
             version: AtomicU64::new(0),
-            slots: Slots::new(is_weighted, is_timed),
+            slots: Slots::new(is_weighted, words),
             writers: Writers {
                 state: Mutex::new(State {
                     order,
+                    wheel: None,
                     slots: 0,
                     free: Chain::default(),
                     young: Chain::default(),
@@ -266,9 +272,9 @@ impl<K, V> Shard<K, V> {
         slot: &Slot<K, V>,
         see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
     ) -> R {
-        let times = self.slots.times(number);
+        let (times, heat) = (self.slots.times(number), slot.node.uses().into());
         // SAFETY: it is named, and was in the table after that: nobody empties it.
-        unsafe { slot.see(|key, value| see(number, hold, Found { key, value, times })) }
+        unsafe { slot.see(|key, value| see(number, hold, Found { key, value, times, heat })) }
     }
 
     /// Takes the lock.
@@ -329,7 +335,15 @@ impl<'a, K, V> Locked<'a, K, V> {
     }
 
     /// Puts a new entry in the place of one with the same hash, which is out of the table then. Returns the new slot.
-    pub(super) fn replace(&mut self, hash: u32, cell: Cell, key: K, value: V, weight: u64, life: Life) -> u32 {
+    pub(super) fn replace(
+        &mut self,
+        hash: u32,
+        cell: Cell,
+        key: K,
+        value: V,
+        weight: u64,
+        life: Life,
+    ) -> u32 {
         let old = self.shard.slots.weight(cell.slot);
         let before = ptr::from_ref(self.table());
         let slot = self.fill(hash, key, value, weight, life);
@@ -380,6 +394,10 @@ impl<'a, K, V> Locked<'a, K, V> {
         let slot = slots.get(number);
         slot.node.renew(hash);
         slots.set(number, weight, life);
+        if life.words[0] != NEVER && slots.is_timed() {
+            let wheel = self.state.wheel.get_or_insert_with(|| Wheel::new(life.now));
+            wheel.schedule(slots, number);
+        }
         // SAFETY: it was free, so it is empty and in no table, and nobody looks at it.
         unsafe { slot.fill(key, value) };
         number
@@ -387,8 +405,16 @@ impl<'a, K, V> Locked<'a, K, V> {
 
     /// Hands over what an entry that has left holds: to be dropped when no reader names it any more.
     pub(super) fn retire(&mut self, slot: u32) {
+        self.unschedule(slot);
         self.state.young.push(&self.shard.slots, slot);
         self.state.stamp = lanes::stamp();
+    }
+
+    /// Takes an entry out of the wheel.
+    pub(super) fn unschedule(&mut self, slot: u32) {
+        if let Some(wheel) = &mut self.state.wheel {
+            wheel.deschedule(&self.shard.slots, slot);
+        }
     }
 
     /// How many wait for a scan.
@@ -455,6 +481,18 @@ impl<'a, K, V> Locked<'a, K, V> {
     pub(super) fn all(&self) -> Vec<(u32, u32)> {
         let hash = |slot| self.shard.slots.get(slot).node.hash();
         self.table().slots().map(|slot| (slot, hash(slot))).collect()
+    }
+
+    /// Returns the slots of all entries with a hash.
+    pub(super) fn all_of(&self, hash: u32) -> Vec<u32> {
+        let mut all = Vec::new();
+        self.table().find(hash, |cell| {
+            if self.shard.slots.get(cell.slot).node.hash() == hash {
+                all.push(cell.slot);
+            }
+            false
+        });
+        all
     }
 
     /// Makes a table with more homes.

@@ -5,8 +5,10 @@ use std::mem::MaybeUninit;
 
 use super::super::evict::{Node, Nodes};
 use super::chunks::Chunks;
-use super::{Life, Times};
-use crate::sync::{AtomicU64, Guarded, Ordering};
+use crate::cache::times::{Life, MOST_WORDS, Times};
+use crate::cache::wheel::{Links, UNLINKED};
+use crate::clock::NEVER;
+use crate::sync::{AtomicU32, AtomicU64, Guarded, Ordering};
 
 /// One entry, or room for one.
 ///
@@ -90,20 +92,36 @@ impl<K, V> Slot<K, V> {
 pub(super) struct Slots<K, V> {
     slots: Chunks<Slot<K, V>>,
     weights: Option<Box<Chunks<AtomicU64>>>,
-    times: Option<Box<Chunks<Times>>>,
-    /// Of entries in a cache that knows no time.
-    forever: Times,
+    times: Option<Box<Chunks<Clocked>>>,
+    words: usize,
+}
+
+/// What is kept beside an entry of a cache that knows time.
+struct Clocked {
+    words: [AtomicU64; MOST_WORDS],
+    next: AtomicU32,
+    previous: AtomicU32,
+}
+
+impl Default for Clocked {
+    fn default() -> Self {
+        Self {
+            words: std::array::from_fn(|_| AtomicU64::new(NEVER)),
+            next: AtomicU32::new(UNLINKED),
+            previous: AtomicU32::new(UNLINKED),
+        }
+    }
 }
 
 impl<K, V> Slots<K, V> {
     pub(super) const MOST: u32 = Chunks::<AtomicU64>::MOST - 1;
 
-    pub(super) fn new(is_weighted: bool, is_timed: bool) -> Self {
+    pub(super) fn new(is_weighted: bool, words: usize) -> Self {
         Self {
             slots: Chunks::new(),
             weights: is_weighted.then(|| Box::new(Chunks::new())),
-            times: is_timed.then(|| Box::new(Chunks::new())),
-            forever: Times::default(),
+            times: (words > 0).then(|| Box::new(Chunks::new())),
+            words,
         }
     }
 
@@ -124,8 +142,16 @@ impl<K, V> Slots<K, V> {
     }
 
     #[inline]
-    pub(super) fn times(&self, slot: u32) -> &Times {
-        self.times.as_ref().map_or(&self.forever, |times| times.get(slot))
+    pub(super) fn times(&self, slot: u32) -> Times<'_> {
+        Times(self.times.as_ref().map_or(&[], |times| &times.get(slot).words[..self.words]))
+    }
+
+    pub(super) fn is_timed(&self) -> bool {
+        self.words > 0
+    }
+
+    fn clocked(&self, slot: u32) -> &Clocked {
+        self.times.as_ref().expect("only what knows time has a wheel").get(slot)
     }
 
     /// Sets what is kept beside a slot.
@@ -134,7 +160,9 @@ impl<K, V> Slots<K, V> {
             weights.get(slot).store(weight, Ordering::Relaxed);
         }
         if let Some(times) = &self.times {
-            times.get(slot).set(life);
+            for (word, time) in times.get(slot).words.iter().zip(life.words) {
+                word.store(time, Ordering::Relaxed);
+            }
         }
     }
 
@@ -152,5 +180,27 @@ impl<K, V> Nodes for Slots<K, V> {
 
     fn weight(&self, id: u32) -> u64 {
         self.weights.as_ref().map_or(1, |weights| weights.get(id).load(Ordering::Relaxed))
+    }
+}
+
+impl<K, V> Links for Slots<K, V> {
+    fn deadline(&self, id: u32) -> u64 {
+        self.times(id).expires()
+    }
+
+    fn next(&self, id: u32) -> u32 {
+        self.clocked(id).next.load(Ordering::Relaxed)
+    }
+
+    fn previous(&self, id: u32) -> u32 {
+        self.clocked(id).previous.load(Ordering::Relaxed)
+    }
+
+    fn set_next(&self, id: u32, next: u32) {
+        self.clocked(id).next.store(next, Ordering::Relaxed);
+    }
+
+    fn set_previous(&self, id: u32, previous: u32) {
+        self.clocked(id).previous.store(previous, Ordering::Relaxed);
     }
 }

@@ -104,7 +104,9 @@ impl Table {
         let home = self.home(hash);
         // Relaxed: it is this thread that writes.
         let free = self.cells[home..].iter().position(|cell| cell.load(Ordering::Relaxed) == 0);
-        let Some(distance) = free.filter(|distance| home + distance + 1 < self.cells.len()) else { return false };
+        let Some(distance) = free.filter(|distance| home + distance + 1 < self.cells.len()) else {
+            return false;
+        };
         if distance >= 1 << self.near {
             self.is_far.store(1, Ordering::Relaxed);
         }

@@ -1,0 +1,147 @@
+//! The settings of a cache that are about time.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use super::CacheBuilder;
+use super::expiry::{Expiry, fixed};
+use crate::error::{absurd, saturating_nanos};
+
+impl<K: Hash + Eq, V> CacheBuilder<K, V> {
+    /// Lets each entry live for `ttl` after it was written. Default: for ever.
+    ///
+    /// At its end and later an entry is never given out, whenever it is swept. `Duration::MAX` is for ever.
+    ///
+    /// # Panics
+    ///
+    /// If `ttl` is zero.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Cache, Clock};
+    ///
+    /// let clock = Clock::manual();
+    /// let cache = Cache::builder(100).ttl(Duration::from_secs(10)).clock(clock.clone()).build();
+    /// cache.insert("a", 1)?;
+    /// clock.advance(Duration::from_secs(10) - Duration::from_nanos(1));
+    /// assert_eq!(cache.get("a"), Some(1));
+    /// clock.advance(Duration::from_nanos(1));
+    /// assert_eq!(cache.get("a"), None);
+    /// # Ok::<(), floodwall::cache::TooHeavy<i32>>(())
+    /// ```
+    #[track_caller]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.rules.ttl = at_least_1("ttl", ttl);
+        // For ever is a time too: `insert_for` may say a shorter one.
+        self.settings.rules.each = true;
+        self
+    }
+
+    /// Lets each entry live for `idle` after it was last read or written, within its time to live. Default: for ever.
+    ///
+    /// A read counts if the last one that counted was longer ago than a 256th of it, so that an entry that is read all the
+    /// time is not written all the time. So an entry may leave that much early, and never late.
+    ///
+    /// # Panics
+    ///
+    /// If `idle` is zero.
+    #[track_caller]
+    pub fn idle(mut self, idle: Duration) -> Self {
+        self.settings.rules.idle = at_least_1("idle", idle);
+        self
+    }
+
+    /// Lets `expiry` say how long each entry lives, in place of [`ttl`](Self::ttl). Default: all live equally long.
+    pub fn expiry(mut self, expiry: impl Expiry<K, V> + 'static) -> Self {
+        self.settings.expiry = Some(Box::new(expiry));
+        (self.settings.rules.each, self.settings.rules.after_read) = (true, true);
+        self
+    }
+
+    /// Shortens each time to live by up to `share` of it, so that what was written together does not end together.
+    /// Default: 0.
+    ///
+    /// By how much is drawn from the key's hash: for one key the same each time, evenly spread over keys, and different in
+    /// each process.
+    ///
+    /// # Panics
+    ///
+    /// If `share` is not within 0 and 1.
+    #[track_caller]
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.settings.rules.jitter = share_within_1("jitter", share);
+        self
+    }
+
+    /// Refreshes an entry when it has lived `share` of its time to live: whoever loads it next after that gets what is
+    /// there, and a new one is loaded. Default: 1, when its time is over.
+    ///
+    /// An entry that is asked for often then never ends. See [`refresh`](super#freshness) for who loads.
+    ///
+    /// # Panics
+    ///
+    /// If `share` is not within 0 and 1.
+    #[track_caller]
+    pub fn refresh_ahead(mut self, share: f64) -> Self {
+        self.settings.rules.ahead = share_within_1("refresh_ahead", share);
+        self
+    }
+
+    /// Gives an entry out for so long after its time to those who would load it, while it is refreshed. Default: zero.
+    pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
+        self.settings.rules.revalidate = saturating_nanos(time);
+        self
+    }
+
+    /// Gives an entry out for so long after its time to those whose load fails. Default: zero.
+    ///
+    /// After a failure it is given out without a load for a second; later for half of the time for which it is over, up to
+    /// a minute.
+    pub fn stale_if_error(mut self, time: Duration) -> Self {
+        self.settings.rules.on_error = saturating_nanos(time);
+        self
+    }
+}
+
+impl<K: Hash + Eq, V> CacheBuilder<K, Option<V>> {
+    /// Lets values that are `None` live for `ttl`, since what is not there may soon be. Default: as the others.
+    ///
+    /// For loaders that say "there is none" by `Ok(None)`: it is known then, and not asked for each time.
+    ///
+    /// # Panics
+    ///
+    /// If `ttl` is zero.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Cache, Clock};
+    ///
+    /// let (clock, secs) = (Clock::manual(), Duration::from_secs);
+    /// let users = Cache::builder(100).ttl(secs(60)).negative_ttl(secs(5)).clock(clock.clone()).build();
+    /// users.insert(7, Some("ann"))?;
+    /// users.insert(8, None)?;
+    /// assert_eq!(users.get(&8), Some(None));
+    /// clock.advance(secs(5));
+    /// assert_eq!((users.get(&7), users.get(&8)), (Some(Some("ann")), None));
+    /// # Ok::<(), floodwall::cache::TooHeavy<Option<&str>>>(())
+    /// ```
+    #[track_caller]
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.negative = Some((Option::is_none, at_least_1("negative_ttl", ttl)));
+        self.settings.rules.each = true;
+        self
+    }
+}
+
+#[track_caller]
+fn at_least_1(setting: &str, time: Duration) -> u64 {
+    if time.is_zero() {
+        absurd(setting, 0, "ns must be at least 1 ns");
+    }
+    saturating_nanos(time)
+}
+
+#[track_caller]
+fn share_within_1(setting: &str, share: f64) -> u64 {
+    fixed(share).unwrap_or_else(|| panic!("{setting}: {share} must be within 0 and 1"))
+}

@@ -1,0 +1,322 @@
+//! Group commit without a thread of its own: the first waiter writes and syncs for all that have come.
+//!
+//! Whoever finds the log leads: it takes the log and the batch that has gathered, writes and syncs that in one go, and tells
+//! all who wait for it. Meanwhile the next batch gathers; then one of its waiters is woken to lead. A waiter
+//! that is dropped before it led passes the call on to the next. Nobody is dropped while it leads, since to lead is to
+//! block: an async caller also blocks its thread for one write and one `fsync`.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::error::JournalError;
+use super::format::Head;
+use super::log::{Batch, Log};
+use super::{JournalStats, Write};
+use crate::slab::Slab;
+use crate::sync::Mutex;
+
+pub(super) struct Group {
+    queue: Mutex<Queue>,
+    record_limit: usize,
+}
+
+struct Queue {
+    /// `None` while somebody leads, and after the end.
+    log: Option<Box<Log>>,
+    /// Why it has ended.
+    ended: Option<JournalError>,
+    /// The sequence number of the next record.
+    next: u64,
+    /// What gathers.
+    pending: Batch,
+    /// The buffers of the batch before, to be used again.
+    spare: Option<Batch>,
+    waiters: Slab<Waiter>,
+    stats: JournalStats,
+}
+
+/// Somebody who waits for a batch.
+struct Waiter {
+    waker: Option<Waker>,
+    outcome: Option<Result<(), JournalError>>,
+    /// It is not there any more, and its batch is being written.
+    is_gone: bool,
+    /// The records that it brought.
+    sequences: Range<u64>,
+}
+
+impl Group {
+    pub(super) fn new(log: Log, next: u64, record_limit: usize) -> Self {
+        let queue = Queue {
+            stats: log.stats(),
+            log: Some(Box::new(log)),
+            ended: None,
+            next,
+            pending: Batch::default(),
+            spare: None,
+            waiters: Slab::new(),
+        };
+        Self { queue: Mutex::new(queue), record_limit }
+    }
+
+    /// Adds records to the batch that gathers, one behind the other, and waits until it is written.
+    pub(super) async fn append(&self, records: &[Write<'_>]) -> Result<Range<u64>, JournalError> {
+        for record in records {
+            let bytes = record.key.len() + record.value.len();
+            if bytes > self.record_limit {
+                return Err(JournalError::TooLarge { bytes, limit: self.record_limit });
+            }
+        }
+        // Checksums take the longest: outside the lock.
+        let head = |record: &Write<'_>| Head::of(record.kind.tag(), 0, record.key, record.value);
+        let waiting = match records {
+            [] => return Ok(0..0),
+            [record] => self.enter(&[head(record)], records),
+            records => self.enter(&records.iter().map(head).collect::<Vec<_>>(), records),
+        };
+        let (waiting, sequences) = waiting?;
+        waiting.await?;
+        Ok(sequences)
+    }
+
+    /// Waits until all that came before is on disk.
+    pub(super) async fn sync(&self, close: bool) -> Result<(), JournalError> {
+        let waiting = {
+            let mut queue = self.queue.lock();
+            match &queue.ended {
+                Some(JournalError::Closed) if close => return Ok(()),
+                Some(error) => return Err(error.clone()),
+                None => {}
+            }
+            queue.pending.sync = true;
+            queue.pending.close |= close;
+            self.wait_in(&mut queue, 0..0)
+        };
+        waiting.await
+    }
+
+    fn enter(
+        &self,
+        heads: &[Head],
+        records: &[Write<'_>],
+    ) -> Result<(Waiting<'_>, Range<u64>), JournalError> {
+        let mut queue = self.queue.lock();
+        if let Some(error) = &queue.ended {
+            return Err(error.clone());
+        }
+        if queue.pending.close {
+            return Err(JournalError::Closed);
+        }
+        let first = queue.next;
+        for (head, record) in heads.iter().zip(records) {
+            let sequence = queue.next;
+            queue.next += 1;
+            queue.pending.push(Head { sequence, ..*head }, record.key, record.value);
+        }
+        let sequences = first..queue.next;
+        Ok((self.wait_in(&mut queue, sequences.clone()), sequences))
+    }
+
+    fn wait_in(&self, queue: &mut Queue, sequences: Range<u64>) -> Waiting<'_> {
+        let waiter = Waiter { waker: None, outcome: None, is_gone: false, sequences };
+        let key = queue.waiters.push_back(waiter);
+        queue.pending.waiters.push(key);
+        Waiting { group: self, key: Some(key) }
+    }
+
+    /// Notes that records are not needed any more; the next batch says so on disk.
+    pub(super) fn acknowledge(&self, sequences: impl IntoIterator<Item = u64>) {
+        // The iterator is not ours: before the lock.
+        let sequences: Vec<u64> = sequences.into_iter().collect();
+        self.queue.lock().pending.acknowledged.extend(sequences);
+    }
+
+    pub(super) fn stats(&self) -> JournalStats {
+        self.queue.lock().stats
+    }
+
+    pub(super) fn ended(&self) -> Option<JournalError> {
+        self.queue.lock().ended.clone()
+    }
+
+    fn lead(&self, log: Box<Log>, batch: Batch) {
+        let mut lead = Lead { group: self, log: Some(log), batch, told: false };
+        let Some(log) = &mut lead.log else { return };
+        let committed = log.commit(&mut lead.batch);
+        lead.tell(committed.clone());
+        let end = match (committed, &mut lead.log) {
+            (Err(error), _) if error.is_final() => Some(error),
+            (Ok(()), _) if lead.batch.close => Some(JournalError::Closed),
+            // Also when the disk is full: this is what makes room.
+            (_, Some(log)) => log.tidy().err(),
+            (_, None) => None,
+        };
+        lead.give_back(end);
+    }
+}
+
+/// Whoever leads. If the disk panics it ends the journal, and nobody waits for ever.
+struct Lead<'a> {
+    group: &'a Group,
+    log: Option<Box<Log>>,
+    batch: Batch,
+    told: bool,
+}
+
+impl Lead<'_> {
+    /// Tells all who wait for this batch how it went.
+    fn tell(&mut self, outcome: Result<(), JournalError>) {
+        self.told = true;
+        let mut wakers = Vec::new();
+        let mut queue = self.group.queue.lock();
+        queue.tell(&mut self.batch, outcome, &mut wakers);
+        drop(queue);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets the next one lead, or ends the journal.
+    fn give_back(&mut self, end: Option<JournalError>) {
+        let mut wakers = Vec::new();
+        let mut queue = self.group.queue.lock();
+        let log = self.log.take();
+        if let Some(log) = &log {
+            queue.stats = log.stats();
+        }
+        // Dropped after the lock: files are closed.
+        let mut closed = None;
+        match end {
+            Some(end) => {
+                let mut pending = std::mem::take(&mut queue.pending);
+                queue.tell(&mut pending, Err(end.clone()), &mut wakers);
+                queue.ended = Some(end);
+                closed = log;
+            }
+            None => {
+                queue.log = log;
+                let mut batch = std::mem::take(&mut self.batch);
+                batch.clear();
+                queue.spare = Some(batch);
+                wakers.extend(queue.next_leader());
+            }
+        }
+        drop(queue);
+        drop(closed);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if self.log.is_some() {
+            let end = JournalError::Poisoned(Arc::new(io::Error::other("the disk panicked")));
+            if !self.told {
+                self.tell(Err(end.clone()));
+            }
+            self.give_back(Some(end));
+        }
+    }
+}
+
+impl Queue {
+    fn tell(&mut self, batch: &mut Batch, outcome: Result<(), JournalError>, wakers: &mut Vec<Waker>) {
+        for key in batch.waiters.drain(..) {
+            let Some(waiter) = self.waiters.get_mut(key) else { continue };
+            if waiter.is_gone {
+                let gone = self.waiters.remove(key);
+                // Nobody has learned of its records.
+                self.pending.acknowledged.extend(gone.map_or(0..0, |gone| gone.sequences));
+                continue;
+            }
+            waiter.outcome = Some(outcome.clone());
+            wakers.extend(waiter.waker.take());
+        }
+    }
+
+    /// Returns whom to wake, since the log is there and something waits for it.
+    fn next_leader(&mut self) -> Option<Waker> {
+        let first = *self.pending.waiters.first().filter(|_| self.log.is_some())?;
+        self.waiters.get_mut(first)?.waker.take()
+    }
+}
+
+/// The wait for a batch.
+///
+/// Dropping it leaves what it brought in the batch, and takes that back with an acknowledgement.
+struct Waiting<'a> {
+    group: &'a Group,
+    key: Option<usize>,
+}
+
+impl Future for Waiting<'_> {
+    type Output = Result<(), JournalError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Wakers are user code: cloned before the lock is taken, dropped after it is released.
+        let waker = context.waker().clone();
+        let key = self.key.expect("a wait that has ended is not polled again");
+        loop {
+            let mut queue = self.group.queue.lock();
+            let waiter = queue.waiters.get_mut(key).expect("a waiter keeps its entry until it leaves");
+            if let Some(outcome) = waiter.outcome.take() {
+                let gone = queue.waiters.remove(key);
+                drop(queue);
+                drop(gone);
+                self.key = None;
+                return Poll::Ready(outcome);
+            }
+            if let Some(log) = queue.log.take() {
+                let next = queue.spare.take().unwrap_or_default();
+                let batch = std::mem::replace(&mut queue.pending, next);
+                drop(queue);
+                self.group.lead(log, batch);
+                continue;
+            }
+            let old = queue.waiters.get_mut(key).and_then(|waiter| waiter.waker.replace(waker));
+            drop(queue);
+            drop(old);
+            return Poll::Pending;
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(key) = self.key.take() else { return };
+        let mut queue = self.group.queue.lock();
+        let in_flight = match queue.pending.waiters.iter().position(|waiter| *waiter == key) {
+            Some(place) => {
+                queue.pending.waiters.remove(place);
+                false
+            }
+            None => queue.waiters.get_mut(key).is_some_and(|waiter| waiter.outcome.is_none()),
+        };
+        let mut gone = None;
+        match queue.waiters.get_mut(key) {
+            Some(waiter) if in_flight => waiter.is_gone = true,
+            _ => gone = queue.waiters.remove(key),
+        }
+        if let Some(gone) = &gone {
+            queue.pending.acknowledged.extend(gone.sequences.clone());
+        }
+        // It may have been the one that was called to lead.
+        let next = queue.next_leader();
+        drop(queue);
+        drop(gone);
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("stats", &self.stats())
+            .field("ended", &self.ended())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,296 @@
+//! Stores: in memory, on other threads, in SQLite, in PostgreSQL. Run it with `--features sqlite,postgres,serde`.
+#![cfg(not(floodwall_loom))]
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use floodwall::store::{BlockingStore, InPlace, Job, MemoryStore, Offload, Store, Write};
+use floodwall::{Error, Reason, block_on};
+
+/// What every store must do, with keys of its own.
+async fn behaves<S: Store<u64, String>>(store: &S)
+where
+    S::Error: std::fmt::Debug,
+{
+    let text = |text: &str| Some(text.to_string());
+    let (a, b, c) = ("a".to_string(), "b".to_string(), "c".to_string());
+    assert_eq!(store.load(&1).await.unwrap(), None);
+    store.remove(&1).await.unwrap();
+    store.save(&1, &a).await.unwrap();
+    store.save(&1, &b).await.unwrap();
+    assert_eq!(store.load(&1).await.unwrap(), text("b"));
+    let writes =
+        [Write::remove(&1), Write::save(&2, &c).sequence(7), Write::remove(&3), Write::save(&u64::MAX, &a)];
+    let results = store.write_many(&writes).await.unwrap();
+    assert!(results.len() == 4 && results.iter().all(Result::is_ok));
+    let loaded = store.load_many(&[&1, &2, &u64::MAX, &2]).await.unwrap();
+    let loaded: Vec<_> = loaded.into_iter().map(Result::unwrap).collect();
+    assert_eq!(loaded, [None, text("c"), text("a"), text("c")]);
+    assert!(store.write_many(&[]).await.unwrap().is_empty());
+    assert!(store.load_many(&[]).await.unwrap().is_empty());
+    store.save(&2, &String::new()).await.unwrap();
+    assert_eq!(store.load(&2).await.unwrap(), text(""));
+}
+
+/// Blocks, and is asked to fail by the value.
+#[derive(Default)]
+struct Slow {
+    running: AtomicUsize,
+    written: Mutex<Vec<u64>>,
+}
+
+impl BlockingStore<u64, u64> for Slow {
+    type Error = &'static str;
+
+    fn load(&self, _: &u64) -> Result<Option<u64>, &'static str> {
+        Ok(self.written.lock().unwrap().last().copied())
+    }
+
+    fn save(&self, _: &u64, value: &u64) -> Result<(), &'static str> {
+        assert_eq!(self.running.fetch_add(1, Ordering::Relaxed), 0, "two writes at a time");
+        std::thread::yield_now();
+        self.written.lock().unwrap().push(*value);
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        match value {
+            13 => Err("unlucky"),
+            14 => panic!("as the test wants it"),
+            _ => Ok(()),
+        }
+    }
+
+    fn remove(&self, _: &u64) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_store_in_memory_behaves() {
+    let store = MemoryStore::new();
+    block_on(behaves(&store));
+    assert_eq!(store.len(), 2);
+}
+
+#[test]
+fn a_blocking_store_works_where_it_is_called() {
+    let store = Slow::default().in_place();
+    store.save_blocking(&1, &5).unwrap();
+    assert_eq!(store.load_blocking(&1), Ok(Some(5)));
+    let results = store.write_many_blocking(&[Write::save(&1, &13), Write::save(&2, &6)]).unwrap();
+    assert_eq!(results, [Err("unlucky"), Ok(())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_on_other_threads_keep_their_order_also_when_nobody_waits_for_them() {
+    let store = Slow::default().offload(|job| drop(tokio::task::spawn_blocking(job)));
+    let mut order = Vec::new();
+    for value in 100..300 {
+        let mut save = Box::pin(store.save(&1, &value));
+        // Begun, and for every second one that is all.
+        let begun = save.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if value % 2 == 0 && begun.is_pending() {
+            save.await.unwrap();
+        }
+        order.push(value);
+    }
+    store.save(&1, &300).await.unwrap();
+    order.push(300);
+    assert_eq!(*store.store().written.lock().unwrap(), order);
+    assert_eq!(store.load(&1).await, Ok(Some(300)));
+    let written = store.load_many(&[&1, &1]).await.unwrap();
+    assert_eq!(written, [Ok(Some(300)), Ok(Some(300))]);
+}
+
+#[tokio::test]
+async fn an_error_and_a_panic_on_another_thread_reach_their_caller_only() {
+    let store = Slow::default().offload(|job| drop(tokio::task::spawn_blocking(job)));
+    assert_eq!(store.save(&1, &13).await, Err(Error::Inner("unlucky")));
+    let lost = store.save(&1, &14).await.unwrap_err();
+    assert!(matches!(lost, Error::Rejected(rejected) if rejected.reason() == Reason::Closed));
+}
+
+#[test]
+fn jobs_that_nobody_runs_leave_nobody_waiting() {
+    let kept: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let keep = kept.clone();
+    let store = Offload::new(InMemory::default(), move |job| keep.lock().unwrap().push(job));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut first = Box::pin(store.save(&1, &1));
+    let mut second = Box::pin(store.save(&1, &2));
+    let mut load = Box::pin(store.load(&1));
+    assert!(first.as_mut().poll(&mut context).is_pending());
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    assert!(load.as_mut().poll(&mut context).is_pending());
+    // The second visit is made first: it makes both writes, in their order.
+    let mut jobs: Vec<Job> = kept.lock().unwrap().drain(..).collect();
+    jobs.remove(1)();
+    assert!(first.as_mut().poll(&mut context).is_ready());
+    assert!(second.as_mut().poll(&mut context).is_ready());
+    drop(jobs);
+    assert!(block_on(load).is_err());
+    let mut third = Box::pin(store.save(&1, &3));
+    assert!(third.as_mut().poll(&mut context).is_pending());
+    kept.lock().unwrap().clear();
+    assert!(block_on(third).is_err());
+}
+
+#[derive(Default)]
+struct InMemory(MemoryStore<u64, u64>);
+
+impl BlockingStore<u64, u64> for InMemory {
+    type Error = Infallible;
+
+    fn load(&self, key: &u64) -> Result<Option<u64>, Infallible> {
+        self.0.load_blocking(key)
+    }
+
+    fn save(&self, key: &u64, value: &u64) -> Result<(), Infallible> {
+        self.0.save_blocking(key, value)
+    }
+
+    fn remove(&self, key: &u64) -> Result<(), Infallible> {
+        self.0.remove_blocking(key)
+    }
+}
+
+/// A directory of the test's own, removed at its end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("floodwall-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use floodwall::store::{CodecError, Sqlite, SqliteError};
+
+    use super::*;
+
+    #[test]
+    fn it_behaves_in_memory_and_in_a_file_on_this_thread_and_on_others() {
+        block_on(behaves(&InPlace(Sqlite::open_in_memory("t").unwrap())));
+        let folder = Folder::new("behaves");
+        // A name that needs its quotes.
+        let open = || Sqlite::<u64, String>::open(folder.0.join("db"), r#"sel"ect"#).unwrap();
+        block_on(behaves(&InPlace(open())));
+        assert_eq!(open().load(&u64::MAX).unwrap(), Some("a".to_string()));
+        open().remove(&u64::MAX).unwrap();
+        open().remove(&2).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(behaves(&open().offload(|job| drop(tokio::task::spawn_blocking(job)))));
+    }
+
+    #[test]
+    fn a_write_that_the_table_refuses_leaves_the_others_of_its_batch() {
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        let table =
+            "CREATE TABLE t (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL CHECK (length(value) < 4))";
+        connection.execute(table, []).unwrap();
+        let store = Sqlite::<u64, String>::new(connection, "t").unwrap();
+        let (short, long) = ("abc".to_string(), "abcd".to_string());
+        let writes = [Write::save(&1, &short), Write::save(&2, &long), Write::save(&3, &short)];
+        let results = store.write_many(&writes).unwrap();
+        assert!(results[0].is_ok() && results[2].is_ok());
+        let error = results[1].as_ref().unwrap_err();
+        assert!(error.is_permanent() && matches!(error, SqliteError::Database(_)), "{error}");
+        assert_eq!(store.load(&3).unwrap(), Some(short));
+        assert_eq!(store.load(&2).unwrap(), None);
+    }
+
+    #[test]
+    fn a_database_that_another_one_locks_is_a_passing_error_of_the_whole_batch() {
+        let folder = Folder::new("locked");
+        let store = Sqlite::<u64, u64>::open(folder.0.join("db"), "t").unwrap();
+        let other = rusqlite::Connection::open(folder.0.join("db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let impatient = rusqlite::Connection::open(folder.0.join("db")).unwrap();
+        impatient.busy_timeout(Duration::ZERO).unwrap();
+        let impatient = Sqlite::<u64, u64>::new(impatient, "t");
+        // The table is there already, so that nothing is written to find that out.
+        let impatient = impatient.unwrap();
+        let error = impatient.write_many(&[Write::save(&1, &1), Write::save(&2, &2)]).unwrap_err();
+        assert!(!error.is_permanent(), "{error}");
+        other.execute_batch("COMMIT").unwrap();
+        assert!(impatient.write_many(&[Write::save(&1, &1)]).unwrap()[0].is_ok());
+        assert_eq!(store.load(&1).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn bytes_that_are_no_value_and_a_table_of_another_form_are_errors() {
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        let store = Sqlite::<u64, String>::new(connection, "t").unwrap();
+        store.save(&1, &"seven".to_string()).unwrap();
+        let strict = store.codec(NoStrings);
+        let error = strict.load(&1).unwrap_err();
+        assert!(error.is_permanent() && error.to_string() == "no strings today", "{error}");
+        assert!(strict.write_many(&[Write::save(&2, &String::new())]).unwrap()[0].is_err());
+
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        connection.execute("CREATE TABLE t (id INTEGER)", []).unwrap();
+        assert!(Sqlite::<u64, u64>::new(connection, "t").is_err());
+    }
+
+    struct NoStrings;
+
+    impl floodwall::store::Codec<u64> for NoStrings {
+        fn encode(&self, value: &u64, into: &mut Vec<u8>) -> Result<(), CodecError> {
+            floodwall::store::Plain.encode(value, into)
+        }
+
+        fn decode(&self, bytes: &[u8]) -> Result<u64, CodecError> {
+            floodwall::store::Plain.decode(bytes)
+        }
+    }
+
+    impl floodwall::store::Codec<String> for NoStrings {
+        fn encode(&self, _: &String, _: &mut Vec<u8>) -> Result<(), CodecError> {
+            Err("no strings today".into())
+        }
+
+        fn decode(&self, _: &[u8]) -> Result<String, CodecError> {
+            Err("no strings today".into())
+        }
+    }
+
+    #[test]
+    fn readers_and_writers_share_a_file() {
+        let folder = Folder::new("shared");
+        let store = Sqlite::<u64, u64>::open(folder.0.join("db"), "t").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (1..=300).for_each(|value| store.save(&(value % 10), &value).unwrap()));
+            scope.spawn(|| {
+                let mut last = 0;
+                for _ in 0..3_000 {
+                    let value = store.load(&5).unwrap().unwrap_or(0);
+                    assert!(value >= last, "{value} after {last}");
+                    last = value;
+                }
+            });
+        });
+        assert_eq!(store.load(&0).unwrap(), Some(300));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn what_serde_can_say_crosses_as_json() {
+        use floodwall::store::Json;
+
+        let store = Sqlite::<String, Vec<Option<f64>>>::open_in_memory("t").unwrap().codec(Json);
+        let value = vec![Some(0.5), None];
+        store.save(&"k".to_string(), &value).unwrap();
+        assert_eq!(store.load(&"k".to_string()).unwrap(), Some(value));
+    }
+}
