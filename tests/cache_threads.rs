@@ -81,7 +81,7 @@ fn storm(capacity: u64, keys: u64, threads: usize, everything: bool, time: Durat
                                 cache.with(&(keys - 1 - key), |other| other.check(keys - 1 - key));
                                 value.check(key);
                             })),
-                            20..=22 => drop(cache.forget(&key)),
+                            20..=22 => drop(cache.remove_if(&key, |_| true)),
                             23 => drop(Cache::<u64, u64>::new(5).insert(1, 1)),
                             _ => cache.insert(key, Value::new(key, census)).map_err(drop).unwrap(),
                         }
