@@ -53,10 +53,12 @@ impl Budget {
         self.pool.load(Ordering::Relaxed) as i64
     }
 
-    /// Whether entries have to leave for those that come.
+    /// Whether entries have to leave for those that come to a shard in which so much waits to be dropped. Not if that is
+    /// more than its part of the slack: then there is room enough, only not yet.
     #[inline]
-    pub(super) fn is_short(&self) -> bool {
-        self.pool() < self.slack.load(Ordering::Relaxed) as i64
+    pub(super) fn is_short(&self, pending: u64) -> bool {
+        let slack = self.slack.load(Ordering::Relaxed);
+        self.pool() < slack as i64 && pending < slack / self.shards
     }
 
     /// How much a shard may keep for itself.

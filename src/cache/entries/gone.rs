@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "what has left is looked at without a lock")]
 
 use super::{Cause, Entries};
+use crate::cache::evict::Nodes;
 
 /// Entries that have left: still readable by who took them out, given back when this is dropped.
 ///
@@ -55,7 +56,10 @@ impl<'a, K, V> Gone<'a, K, V> {
     ///
     /// It is filled, and out of the table and of every other list: from now on nobody else may empty it.
     pub(super) unsafe fn push(&mut self, shard: usize, slot: u32, cause: Cause) {
-        let node = &self.entries.shards[shard].slots.get(slot).node;
+        let slots = &self.entries.shards[shard].slots;
+        // While it is shown it takes no room: a listener that uses the cache would make others leave for what has left.
+        self.entries.budget.give(slots.weight(slot));
+        let node = &slots.get(slot).node;
         node.set_prev(cause.number());
         // No entry has the number 0.
         node.set_next(0);
@@ -93,6 +97,8 @@ impl<K, V> Drop for Gone<'_, K, V> {
         let mut next = self.first.take();
         while let Some(link) = next {
             next = self.after(link);
+            let weight = self.entries.shards[usize::from(link.shard)].slots.weight(link.slot);
+            self.entries.budget.overdraw(weight);
             self.entries.retire(usize::from(link.shard), link.slot);
         }
     }

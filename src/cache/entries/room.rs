@@ -127,61 +127,83 @@ impl<K, V> Entries<K, V> {
     fn make_room(&self, first: usize, weight: u64, gone: &mut Gone<'_, K, V>) -> u64 {
         let mut got = self.budget.take(weight);
         for _ in 0..Self::ROUNDS {
-            let mut young = 0;
-            let mut evicted = 0;
-            // First what is free already, then what has to go.
-            for evicts in [false, true] {
-                for number in (0..self.shards.len()).map(|next| (first + next) % self.shards.len()) {
-                    let shard = &self.shards[number];
-                    loop {
-                        let mut reaped = Reaped::new(shard);
-                        let mut locked = shard.lock();
-                        locked.collect();
-                        got += locked.spend(weight - got.min(weight));
-                        if got >= weight {
-                            return got;
-                        }
-                        let has_reaped = // In a small cache two are too many.
-            reaped.reap(&mut locked, if self.budget.change() == 0 { 1 } else { REAPED });
-                        let mut has_evicted = false;
-                        for _ in 0..Self::VICTIMS {
-                            if !evicts || got.saturating_add(evicted) >= weight {
-                                break;
-                            }
-                            let Some(weight) = self.evict(&mut locked, number, gone) else { break };
-                            evicted += weight;
-                            has_evicted = true;
-                        }
-                        young += locked.young();
-                        if !has_reaped && !has_evicted {
-                            break;
-                        }
-                    }
-                    got += self.budget.take(weight - got.min(weight));
-                    if got >= weight {
-                        return got;
-                    }
-                }
-                if young > 0 && !evicts {
-                    lanes::scan();
-                }
-            }
-            if self.is_listened && got.saturating_add(evicted) >= weight {
-                // They leave when they were shown.
-                break;
-            }
-            if evicted > 0 {
+            // First what is free already, then what a scan finds free, at last what has to leave for it.
+            if self.gather(first, weight, &mut got) > 0 && got < weight {
                 lanes::scan();
-            } else if young == 0 {
-                back_off();
+                self.gather(first, weight, &mut got);
+            }
+            if got < weight {
+                if self.drive_out(first, weight - got, gone) > 0 {
+                    lanes::scan();
+                } else {
+                    // Others look at what there is, or are about to drop it.
+                    back_off();
+                }
+                self.gather(first, weight, &mut got);
+            }
+            if got >= weight {
+                return got;
             }
         }
-        // What there is, others are looking at, or about to drop: one entry a thread.
+        // One entry a thread.
         self.budget.overdraw(weight - got);
         weight
     }
 
     const ROUNDS: usize = 8;
+
+    /// The numbers of all shards, beginning with one of them.
+    fn shards_from(&self, first: usize) -> impl Iterator<Item = usize> {
+        let shards = self.shards.len();
+        (0..shards).map(move |next| (first + next) % shards)
+    }
+
+    /// Drops what nobody reads any more, and collects room, until there is enough. Returns how many still wait for a scan.
+    fn gather(&self, first: usize, weight: u64, got: &mut u64) -> u32 {
+        let mut young = 0;
+        for number in self.shards_from(first) {
+            let shard = &self.shards[number];
+            let mut has_reaped = true;
+            while has_reaped {
+                let mut reaped = Reaped::new(shard);
+                let mut locked = shard.lock();
+                locked.collect();
+                *got += locked.spend(weight.saturating_sub(*got));
+                if *got >= weight {
+                    return young;
+                }
+                has_reaped = reaped.reap(&mut locked, 1);
+                if !has_reaped {
+                    young += locked.young();
+                }
+            }
+            *got += self.budget.take(weight.saturating_sub(*got));
+        }
+        young
+    }
+
+    /// Makes entries leave that weigh so much, if there are any. Returns how many did.
+    fn drive_out(&self, first: usize, weight: u64, gone: &mut Gone<'_, K, V>) -> u64 {
+        let (mut left, mut count) = (weight, 0);
+        for number in self.shards_from(first) {
+            let mut more = true;
+            while more && left > 0 {
+                let mut locked = self.shards[number].lock();
+                for _ in 0..Self::VICTIMS {
+                    let Some(weight) = self.evict(&mut locked, number, gone) else {
+                        more = false;
+                        break;
+                    };
+                    left = left.saturating_sub(weight);
+                    count += 1;
+                    if left == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        count
+    }
 }
 
 impl<K: Eq, V> Entries<K, V> {
@@ -227,7 +249,7 @@ impl<K: Eq, V> Entries<K, V> {
         let replaced = cell.map_or(0, |cell| slots.weight(cell.slot));
         locked.state.owed = locked.state.owed.saturating_add(weight).saturating_sub(replaced);
         if locked.state.owed > 0 {
-            if self.budget.is_short() {
+            if self.budget.is_short(locked.state.pending) {
                 for _ in 0..Self::VICTIMS {
                     let owed = locked.state.owed;
                     if owed == 0 {
@@ -290,7 +312,7 @@ impl<K: Eq, V> Entries<K, V> {
     }
 
     /// Drops what has left and gives the room back to all.
-    pub(super) fn tidy(&self) {
+    pub(in crate::cache) fn tidy(&self) {
         lanes::scan();
         for shard in &self.shards {
             loop {

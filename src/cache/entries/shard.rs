@@ -61,6 +61,8 @@ pub(super) struct State {
     expected: u32,
     /// Room that is this shard's.
     pub(super) credit: u64,
+    /// What all weighs that waits to be dropped.
+    pub(super) pending: u64,
     /// What has come in and nothing has left for.
     pub(super) owed: u64,
 }
@@ -153,6 +155,7 @@ impl<K, V> Shard<K, V> {
                     outgrown: Vec::new(),
                     expected,
                     credit: 0,
+                    pending: 0,
                     owed: 0,
                 }),
                 returned: AtomicU64::new(0),
@@ -408,6 +411,7 @@ impl<'a, K, V> Locked<'a, K, V> {
         self.unschedule(slot);
         self.state.young.push(&self.shard.slots, slot);
         self.state.stamp = lanes::stamp();
+        self.state.pending += self.shard.slots.weight(slot);
     }
 
     /// Takes an entry out of the wheel.
@@ -456,6 +460,7 @@ impl<'a, K, V> Locked<'a, K, V> {
         // looks at it. The lock keeps others from emptying it.
         let content = unsafe { slots.get(slot).empty() };
         let weight = slots.weight(slot);
+        self.state.pending -= weight;
         self.state.free.push_first(slots, slot);
         Some((content, weight))
     }
