@@ -5,14 +5,16 @@ use crate::sync::{AtomicU64, Ordering};
 /// The capacity, and what of it nobody has yet.
 ///
 /// Room is counted where things are dropped, not where they leave: what a reader still looks at, or what waits for a
-/// scan, takes as much as before. So that there is room when it is needed, entries leave somewhat before it runs out:
-/// `slack` is what waits to be dropped, or is spread over the shards in small change.
+/// scan, takes as much as before. A cache can be filled to the last entry; but once there was no room for one, others leave
+/// somewhat before it runs out again: `slack` is what waits to be dropped, or is spread over the shards in small change.
 #[derive(Debug)]
 pub(super) struct Budget {
     capacity: AtomicU64,
     /// As a signed number: below zero, readers hold more than there is room for.
     pool: AtomicU64,
     slack: AtomicU64,
+    /// 1 since somebody found no room, until there is plenty.
+    is_full: AtomicU64,
     shards: u64,
 }
 
@@ -26,6 +28,7 @@ impl Budget {
             capacity: AtomicU64::new(capacity),
             pool: AtomicU64::new(room),
             slack: AtomicU64::new(slack(room)),
+            is_full: AtomicU64::new(0),
             shards: shards as u64,
         }
     }
@@ -57,8 +60,25 @@ impl Budget {
     /// more than its part of the slack: then there is room enough, only not yet.
     #[inline]
     pub(super) fn is_short(&self, pending: u64) -> bool {
+        if self.is_full.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
         let slack = self.slack.load(Ordering::Relaxed);
-        self.pool() < slack as i64 && pending < slack / self.shards
+        if self.pool() >= slack as i64 {
+            self.is_full.store(0, Ordering::Relaxed);
+            return false;
+        }
+        pending < slack / self.shards
+    }
+
+    /// Remembers that there was no room.
+    pub(super) fn fill(&self) {
+        self.is_full.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether a shard that has so much, given back or soon to be, should have more.
+    pub(super) fn is_thin(&self, room: u64) -> bool {
+        room < self.slack.load(Ordering::Relaxed) / (2 * self.shards)
     }
 
     /// How much a shard may keep for itself.

@@ -125,6 +125,7 @@ impl<K, V> Entries<K, V> {
     #[cold]
     #[inline(never)]
     fn make_room(&self, first: usize, weight: u64, gone: &mut Gone<'_, K, V>) -> u64 {
+        self.budget.fill();
         let mut got = self.budget.take(weight);
         for _ in 0..Self::ROUNDS {
             // First what is free already, then what a scan finds free, at last what has to leave for it.
@@ -152,6 +153,17 @@ impl<K, V> Entries<K, V> {
 
     const ROUNDS: usize = 8;
 
+    /// Takes what was given back; debts are paid first.
+    #[inline]
+    fn collect(&self, locked: &mut Locked<'_, K, V>) {
+        locked.collect();
+        let debt = self.budget.debt();
+        if debt > 0 {
+            let paid = locked.spend(debt);
+            self.budget.give(paid);
+        }
+    }
+
     /// The numbers of all shards, beginning with one of them.
     fn shards_from(&self, first: usize) -> impl Iterator<Item = usize> {
         let shards = self.shards.len();
@@ -167,7 +179,7 @@ impl<K, V> Entries<K, V> {
             while has_reaped {
                 let mut reaped = Reaped::new(shard);
                 let mut locked = shard.lock();
-                locked.collect();
+                self.collect(&mut locked);
                 *got += locked.spend(weight.saturating_sub(*got));
                 if *got >= weight {
                     return young;
@@ -227,7 +239,7 @@ impl<K: Eq, V> Entries<K, V> {
             let mut locked = shard.lock();
             // In a small cache two are too many.
             reaped.reap(&mut locked, if self.budget.change() == 0 { 1 } else { REAPED });
-            locked.collect();
+            self.collect(&mut locked);
             locked.state.credit += std::mem::take(&mut spare);
             if locked.state.credit < weight {
                 let missing = weight - locked.state.credit;
@@ -250,6 +262,9 @@ impl<K: Eq, V> Entries<K, V> {
         locked.state.owed = locked.state.owed.saturating_add(weight).saturating_sub(replaced);
         if locked.state.owed > 0 {
             if self.budget.is_short(locked.state.pending) {
+                if self.budget.is_thin(locked.state.pending.saturating_add(locked.state.credit)) {
+                    locked.state.owed = locked.state.owed.saturating_add(weight);
+                }
                 for _ in 0..Self::VICTIMS {
                     let owed = locked.state.owed;
                     if owed == 0 {
@@ -277,10 +292,9 @@ impl<K: Eq, V> Entries<K, V> {
                 locked.state.order.admit(slots, slot);
             }
         }
-        let debt = self.budget.debt();
         let excess = locked.state.credit.saturating_sub(2 * self.budget.change());
-        if excess > 0 || debt > 0 {
-            let paid = locked.spend(excess.max(debt));
+        if excess > 0 {
+            let paid = locked.spend(excess);
             self.budget.give(paid);
         }
         let is_due = self.is_scan_due(&locked);
