@@ -49,7 +49,7 @@ use crate::setters::setters;
 ///
 /// # Cost
 ///
-/// A run that nobody joins allocates once, clones the key and locks three times, for some 20 ns each; who joins clones the result. There is
+/// A run that nobody joins allocates once, clones the key and locks three times; who joins clones the result. There is
 /// memory only for runs in progress. No code of yours runs under a lock but `Eq` of keys.
 ///
 /// # Examples

@@ -158,7 +158,7 @@ integers! {
 /// use floodwall::store::{Codec, Json};
 ///
 /// let mut bytes = Vec::new();
-/// Json.encode(&("ann", 7), &mut bytes)?;
+/// Json.encode(&("ann".to_string(), 7), &mut bytes)?;
 /// assert_eq!(bytes, br#"["ann",7]"#);
 /// let back: (String, u32) = Json.decode(&bytes)?;
 /// assert_eq!(back.1, 7);

@@ -33,7 +33,7 @@ use crate::park::block_on;
 
 /// Where the truth lies: a table, a bucket of objects, another service.
 ///
-/// A store for code that blocks, such as [`Sqlite`](crate::store::Sqlite), implements [`BlockingStore`] instead, which
+/// A store for code that blocks, such as `Sqlite`, implements [`BlockingStore`] instead, which
 /// [`InPlace`] and [`Offload`] turn into this. Callers on plain threads use the verbs that end in `_blocking`.
 ///
 /// Writes must be idempotent: what was written once may be written again. Whoever calls a store writes a key only

@@ -13,6 +13,7 @@ mod dirty;
 mod drive;
 mod epochs;
 mod error;
+mod item;
 mod keep;
 
 use std::fmt;
