@@ -35,7 +35,6 @@ struct Lane {
     words: [AtomicUsize; WORDS],
     /// Readers pass a fence.
     is_fenced: bool,
-    number: usize,
     /// The last scan that found no read going on.
     idle_at: AtomicU64,
 }
@@ -88,7 +87,6 @@ impl Lanes {
         let lane: &'static Lane = Box::leak(Box::new(Lane {
             words: std::array::from_fn(|_| AtomicUsize::new(0)),
             is_fenced,
-            number: book.lanes.len(),
             idle_at: AtomicU64::new(begun),
         }));
         book.lanes.push(lane);
@@ -181,12 +179,6 @@ impl Hold {
         self.lane.words[self.word].store(address, Ordering::Release);
         light(self.lane.is_fenced);
     }
-
-    /// A number of this thread's own while the read goes on; small.
-    #[inline]
-    pub(crate) fn number(&self) -> usize {
-        self.lane.number
-    }
 }
 
 impl Drop for Hold {
@@ -216,15 +208,14 @@ pub(crate) fn stamp() -> u64 {
 
 /// Looks at what all threads read. Costs about a microsecond: to be shared by many.
 pub(crate) fn scan() {
-    let lanes = &*LANES;
-    let is_fenced = lanes.is_fenced();
-    let number = lanes.begun.fetch_add(1, Ordering::SeqCst) + 1;
+    let is_fenced = LANES.is_fenced();
+    let number = LANES.begun.fetch_add(1, Ordering::SeqCst) + 1;
     fence(Ordering::SeqCst);
     if !is_fenced && !barrier::pass() {
         // It was forbidden after the start: nothing can be freed any more, and nothing is.
         return;
     }
-    let book = &mut *lanes.book.lock();
+    let book = &mut *LANES.book.lock();
     book.named.clear();
     let mut quiet = number;
     for lane in &book.lanes {
@@ -242,8 +233,8 @@ pub(crate) fn scan() {
     book.named.sort_unstable();
     // Two scans may end in another order than they began. What the later one to end has found is as good for both: it
     // looked at the lanes after the fences of both.
-    lanes.quiet.fetch_max(quiet, Ordering::Release);
-    lanes.ended.fetch_max(number, Ordering::Release);
+    LANES.quiet.fetch_max(quiet, Ordering::Release);
+    LANES.ended.fetch_max(number, Ordering::Release);
 }
 
 /// The last scan that has ended.

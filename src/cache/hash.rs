@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn all_bits_are_good_for_common_keys() {
         let seed = Seed { start: 0xe220_a839_7b1d_cdaf, factor: 0x6e78_9e6a_a1b9_65f5 };
-        let kinds: [(&str, fn(&Seed, u64) -> u64); 5] = [
+        type HashOf = fn(&Seed, u64) -> u64;
+        let kinds: [(&str, HashOf); 5] = [
             ("numbers", |seed, key| seed.hash(&key)),
             ("multiples", |seed, key| seed.hash(&(key << 40))),
             ("short texts", |seed, key| seed.hash(&key.to_string())),

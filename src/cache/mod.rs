@@ -259,6 +259,27 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         self.inner.entries.weight()
     }
 
+    /// Returns how many bytes the cache takes: keys and values as they lie in it, without what they point to.
+    ///
+    /// # Cost
+    ///
+    /// Takes the lock of each part in turn.
+    ///
+    /// ```
+    /// use floodwall::Cache;
+    ///
+    /// let cache = Cache::new(1000);
+    /// let empty = cache.memory_usage();
+    /// for key in 0..1000 {
+    ///     cache.insert(key, 7)?;
+    /// }
+    /// assert!(cache.memory_usage() - empty >= 1000 * size_of::<(i32, i32)>());
+    /// # Ok::<(), floodwall::cache::TooHeavy<i32>>(())
+    /// ```
+    pub fn memory_usage(&self) -> usize {
+        self.inner.entries.memory_usage()
+    }
+
     /// Returns how much it may hold.
     pub fn capacity(&self) -> u64 {
         self.inner.entries.capacity()

@@ -7,6 +7,7 @@ mod order;
 mod room;
 mod shard;
 mod slots;
+mod state;
 mod table;
 
 use std::borrow::Borrow;

@@ -13,6 +13,7 @@ use std::ptr;
 use super::Found;
 use super::order::Order;
 use super::slots::{Slot, Slots};
+use super::state::{Chain, State};
 use super::table::{Cell, Table};
 use crate::cache::evict::Nodes;
 use crate::cache::times::Life;
@@ -42,33 +43,8 @@ struct Writers {
     len: AtomicU64,
 }
 
-/// What only the holder of the lock knows.
-pub(super) struct State {
-    pub(super) order: Order,
-    /// Of a cache that knows time; made when the first entry comes.
-    pub(super) wheel: Option<Wheel>,
-    /// Slots that were ever used.
-    slots: u32,
-    free: Chain,
-    /// Out of the table; perhaps named by a reader. All of them before the stamp.
-    young: Chain,
-    stamp: u64,
-    /// Named by nobody: to be emptied.
-    ripe: Chain,
-    /// Tables that were outgrown, and when.
-    outgrown: Vec<(u64, Outgrown)>,
-    /// How many entries are expected at most.
-    expected: u32,
-    /// Room that is this shard's.
-    pub(super) credit: u64,
-    /// What all weighs that waits to be dropped.
-    pub(super) pending: u64,
-    /// What has come in and nothing has left for.
-    pub(super) owed: u64,
-}
-
 /// A table that some may still read: no box before they have ended, since a box is alone with what it holds.
-struct Outgrown(AtomicPtr<Table>);
+pub(super) struct Outgrown(AtomicPtr<Table>);
 
 impl Outgrown {
     fn memory(&self) -> usize {
@@ -81,49 +57,6 @@ impl Drop for Outgrown {
     fn drop(&mut self) {
         // SAFETY: it came out of a box. It is dropped when all who read it have ended, or with the shard.
         drop(unsafe { Box::from_raw(self.0.load(Ordering::Relaxed)) });
-    }
-}
-
-/// Slots one behind the other, by the links of their nodes; 0 is none.
-#[derive(Clone, Copy, Default)]
-struct Chain {
-    first: u32,
-    last: u32,
-    len: u32,
-}
-
-impl Chain {
-    fn push<K, V>(&mut self, slots: &Slots<K, V>, slot: u32) {
-        slots.get(slot).node.set_next(0);
-        match self.last {
-            0 => self.first = slot,
-            last => slots.get(last).node.set_next(slot),
-        }
-        self.last = slot;
-        self.len += 1;
-    }
-
-    /// In front: what was used last is near.
-    fn push_first<K, V>(&mut self, slots: &Slots<K, V>, slot: u32) {
-        slots.get(slot).node.set_next(self.first);
-        if self.last == 0 {
-            self.last = slot;
-        }
-        self.first = slot;
-        self.len += 1;
-    }
-
-    fn pop<K, V>(&mut self, slots: &Slots<K, V>) -> Option<u32> {
-        let slot = self.first;
-        if slot == 0 {
-            return None;
-        }
-        self.first = slots.get(slot).node.next();
-        if self.first == 0 {
-            self.last = 0;
-        }
-        self.len -= 1;
-        Some(slot)
     }
 }
 
