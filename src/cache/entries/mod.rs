@@ -14,7 +14,6 @@ use std::borrow::Borrow;
 
 use super::TooHeavy;
 use super::times::{Life, Times};
-use crate::lanes;
 use crate::sync::parallelism;
 use budget::Budget;
 use order::Order;
@@ -116,7 +115,7 @@ impl<K, V> Entries<K, V> {
         let is_due = self.is_scan_due(&locked);
         drop(locked);
         if is_due {
-            lanes::scan();
+            self.scan_for(&self.shards[shard]);
         }
     }
 }
