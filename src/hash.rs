@@ -1,4 +1,7 @@
-//! A hash that never changes: [`stable_hash`].
+//! A hash that never changes: [`stable_hash`]; and maps whose keys are hashes already: [`ByHash`].
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use twox_hash::XxHash3_64;
 
@@ -21,4 +24,25 @@ use twox_hash::XxHash3_64;
 /// ```
 pub fn stable_hash(key: &[u8], seed: u64) -> u64 {
     XxHash3_64::oneshot_with_seed(seed, key)
+}
+
+/// A map from what is a hash already, and is not hashed once more.
+pub(crate) type ByHash<T> = HashMap<u64, T, BuildHasherDefault<AsItIs>>;
+
+/// Hands a hash on.
+#[derive(Default)]
+pub(crate) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only numbers are hashed")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }

@@ -6,6 +6,7 @@
 mod error;
 mod event;
 
+mod answer;
 mod hash;
 mod lanes;
 mod park;

@@ -1,5 +1,5 @@
 //! Circuit breakers: the state machine at literal times, and the traps that other breakers fell into, C1 to C16 (some are in
-//! `breaker_rules.rs`, `alloc.rs` and `loom.rs`).
+//! `breaker_rules.rs`, `alloc.rs` and `loom`).
 #![cfg(not(floodwall_loom))]
 
 mod support;

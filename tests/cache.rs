@@ -1,7 +1,7 @@
 //! `Cache`: what is kept, what leaves, and who hears of it.
 #![cfg(not(floodwall_loom))]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use floodwall::Cache;
 use floodwall::cache::Cause;
@@ -62,4 +62,34 @@ fn a_smaller_capacity_holds_at_once() {
     cache.set_capacity(4);
     assert_eq!((cache.weight(), cache.len(), cache.capacity()), (4, 2, 4));
     assert!(left.lock().unwrap().iter().all(|(_, _, cause)| *cause == Cause::Size));
+}
+
+/// Trap 12.
+#[test]
+fn weights_near_the_end_of_numbers_are_neither_lost_nor_added_up() {
+    let (cache, left) = watched(u64::MAX);
+    for (key, weight) in [(1, u64::MAX - 1), (2, 1), (3, u64::MAX), (4, 0)] {
+        cache.insert(key, weight).unwrap();
+    }
+    assert_eq!((cache.weight(), cache.len()), (u64::MAX, 2));
+    assert_eq!(*left.lock().unwrap(), [(1, u64::MAX - 1, Cause::Size), (2, 1, Cause::Size)]);
+}
+
+/// Trap 11.
+#[test]
+fn the_key_of_a_refused_value_is_dropped_where_it_may_use_the_cache() {
+    #[derive(PartialEq, Eq, Hash)]
+    struct Key(u64);
+    static CACHE: OnceLock<Cache<Key, u64>> = OnceLock::new();
+    impl Drop for Key {
+        fn drop(&mut self) {
+            if self.0 == 1 {
+                CACHE.get().unwrap().insert(Key(2), 1).unwrap();
+                CACHE.get().unwrap().remove(&Key(3));
+            }
+        }
+    }
+    let cache = CACHE.get_or_init(|| Cache::builder(1).weigher(|_, value| *value).build());
+    assert_eq!(cache.insert(Key(1), 5).unwrap_err().value, 5);
+    assert_eq!(cache.get(&Key(2)), Some(1));
 }

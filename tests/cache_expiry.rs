@@ -18,7 +18,7 @@ fn manual<V: 'static>(
     setting: impl FnOnce(CacheBuilder<u32, V>) -> CacheBuilder<u32, V>,
 ) -> (Cache<u32, V>, Clock) {
     let clock = Clock::manual();
-    (setting(Cache::builder(1_000)).clock(clock.clone()).build(), clock)
+    (setting(Cache::builder(10_000)).clock(clock.clone()).build(), clock)
 }
 
 const NANO: Duration = Duration::from_nanos(1);
@@ -45,10 +45,11 @@ fn writes_sweep_what_is_over() {
         cache.insert(key, ()).unwrap();
     }
     clock.advance(secs(11));
-    for key in 1_000..1_100 {
+    // Enough of them to meet each part of the cache.
+    for key in 1_000..3_000 {
         cache.insert(key, ()).unwrap();
     }
-    assert_eq!(cache.len(), 100, "each write looks at a few");
+    assert_eq!(cache.len(), 2_000, "each write looks at a few");
 }
 
 #[test]
@@ -274,7 +275,7 @@ fn the_listener_hears_that_an_entry_expired_whoever_finds_it() {
     }
     clock.advance(secs(10));
     assert_eq!(cache.remove(&1), None);
-    assert!(cache.insert(2, 5_000).is_err(), "too heavy: nothing is swept beside");
+    assert!(cache.insert(2, 50_000).is_err(), "too heavy: nothing is swept beside");
     assert!(!cache.remove_if(&3, |_| unreachable!("what is over is not shown")));
     cache.insert(3, 1).unwrap();
     clock.advance(secs(5));

@@ -1,13 +1,12 @@
-//! Stores: in memory, on other threads, in SQLite, in PostgreSQL. Run it with `--features sqlite,postgres,serde`.
+//! Stores: in memory, on other threads, in SQLite. Run it with `--features sqlite,serde`.
 #![cfg(not(floodwall_loom))]
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
-use floodwall::store::{BlockingStore, InPlace, Job, MemoryStore, Offload, Store, Write};
+use floodwall::store::{BlockingStore, Job, MemoryStore, Offload, Store, Write};
 use floodwall::{Error, Reason, block_on};
 
 /// What every store must do, with keys of its own.
@@ -155,29 +154,32 @@ impl BlockingStore<u64, u64> for InMemory {
     }
 }
 
-/// A directory of the test's own, removed at its end.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("floodwall-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 #[cfg(feature = "sqlite")]
 mod sqlite {
+    use std::time::Duration;
+
+    use floodwall::store::InPlace;
     use floodwall::store::{CodecError, Sqlite, SqliteError};
 
     use super::*;
+
+    /// A directory of the test's own, removed at its end.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("floodwall-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
 
     #[test]
     fn it_behaves_in_memory_and_in_a_file_on_this_thread_and_on_others() {

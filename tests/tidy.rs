@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["sync"],
     &["hash", "lanes", "park", "places", "prefetch", "rng", "shards", "slab"],
     &["backoff", "clock", "histogram", "window"],
-    &["call", "judge", "setters", "wait"],
+    &["answer", "call", "judge", "setters", "wait"],
     &["gate", "semaphore"],
     &["acquire"],
     &["flight"],

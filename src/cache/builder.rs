@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::expiry::Rules;
 use super::hash::Seed;
@@ -33,6 +34,8 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
                 expiry: None,
                 negative: None,
                 tags: None,
+                background: None,
+                soft_timeout: Duration::MAX,
             },
             clock: Clock::system(),
             hook: Hook::unnamed(),
@@ -57,8 +60,17 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     setters!("cache");
 
     /// Makes the cache.
+    ///
+    /// # Panics
+    ///
+    /// If it has a [`soft_timeout`](Self::soft_timeout) and no [`background`](Self::background).
+    #[track_caller]
     pub fn build(self) -> Cache<K, V> {
         let Self { mut room, settings, clock, hook } = self;
+        assert!(
+            settings.soft_timeout == Duration::MAX || settings.background.is_some(),
+            "soft_timeout: needs a background, which finishes the load"
+        );
         room.words = settings.rules.words();
         room.listened = settings.listener.is_some() || settings.tags.is_some();
         Cache {

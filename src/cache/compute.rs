@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::hash::Hash;
 
 use super::Cache;
+use super::entries::Found;
 use super::entry::rejected;
 use crate::clock::NEVER;
 use crate::error::Rejected;
@@ -93,7 +94,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                 }
                 Compute::Remove => {
                     let now = inner.now();
-                    let why = |found: super::entries::Found<'_, K, V>| Some(inner.cause(&found, now));
+                    let why = |found: Found<'_, K, V>| Some(inner.cause(&found, now));
                     if let Some(gone) = lead.change(|| inner.entries.remove_if(hash, key, why)) {
                         inner.tell(gone);
                         return Ok(None);

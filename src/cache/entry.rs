@@ -5,11 +5,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::hash::Hash;
 
-use super::Cache;
 use super::load::Load;
+use super::{Cache, Inner};
 use crate::clock::NEVER;
 use crate::error::{Error, Reason, Rejected};
-use crate::flight::{Joined, OwnErrors, Part};
+use crate::flight::{Joined, Lead, OwnErrors, Part};
 use crate::park::block_on;
 
 /// What there is for a key: its value, or leave to load it. Given by [`Cache::entry`].
@@ -88,10 +88,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         let part = inner.flights.take_part::<Q, Infallible, OwnErrors>(hash, key, inner.until(NEVER)).await;
         match part.map_err(rejected)? {
             Part::Value(value) => Ok(Entry::Found(value)),
-            Part::Lead(lead) => Ok(match inner.load(hash, key, lead) {
-                Ok(load) => Entry::Vacant(LoadGuard { load, key: key.to_owned() }),
-                Err(value) => Entry::Found(value),
-            }),
+            Part::Lead(lead) => Ok(inner.led(hash, key, lead)),
         }
     }
 
@@ -130,10 +127,21 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             return Some(Entry::Found(value));
         }
         let Joined::Lead(lead) = inner.flights.join(hash, key) else { return None };
-        Some(match inner.load(hash, key, lead) {
+        Some(inner.led(hash, key, lead))
+    }
+}
+
+impl<K: Hash + Eq, V: Clone> Inner<K, V> {
+    /// Returns what there is for a key whose lead has fallen to the caller.
+    fn led<'a, Q>(&'a self, hash: u64, key: &Q, lead: Lead<'a, K, V>) -> Entry<'a, K, V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        match self.load(hash, key, lead) {
             Ok(load) => Entry::Vacant(LoadGuard { load, key: key.to_owned() }),
             Err(value) => Entry::Found(value),
-        })
+        }
     }
 }
 

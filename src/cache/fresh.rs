@@ -35,31 +35,35 @@ pub(super) struct Claim {
 }
 
 impl Rules {
-    /// Returns what an entry is worth at `now`, and whether its time is over.
-    pub(super) fn state(&self, times: Times<'_>, now: u64) -> (State, bool) {
+    /// Returns what an entry is worth at `now`, and how long it has to live if its time is not over.
+    pub(super) fn state(&self, times: Times<'_>, now: u64) -> (State, Option<u64>) {
         let due = times.get(self.due_word());
-        if self.left(times, now).is_some() {
-            return (if due <= now { State::Due } else { State::Good }, false);
+        let left = self.left(times, now);
+        if left.is_some() {
+            return (if due <= now { State::Due } else { State::Good }, left);
         }
         let (leaves, kept) = (times.expires(), self.kept());
         if leaves <= now {
-            return (State::Over, true);
+            return (State::Over, None);
         }
         let over_for = (now + kept).saturating_sub(leaves);
-        // One that has ended before it was due, since nobody used it, is due.
-        let waits = due > now && due & 1 == 1;
+        let waits = waits(due, now);
         let state = match (waits, over_for < self.revalidate, over_for < self.on_error) {
             (_, false, false) => State::Over,
             (true, _, _) => State::Good,
             (false, true, _) => State::Due,
             (false, false, true) => State::Spare,
         };
-        (state, true)
+        (state, None)
     }
 
     /// Claims the refresh of an entry that is due; `None` if another one has.
     pub(super) fn claim(&self, times: Times<'_>, now: u64) -> Option<Claim> {
         let found = times.get(self.due_word());
+        // Another one may have been faster since it was seen to be due.
+        if waits(found, now) {
+            return None;
+        }
         let left = now.saturating_add(LEASE) | 1;
         times.exchange(self.due_word(), found, left).then_some(Claim { found, left })
     }
@@ -84,6 +88,12 @@ impl Rules {
     }
 }
 
+/// Whether an entry is not to be refreshed yet, since somebody moved the time at which it is due. One that has ended before it
+/// was due, since nobody used it, does not wait.
+const fn waits(due: u64, now: u64) -> bool {
+    due > now && due & 1 == 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +116,10 @@ mod tests {
     #[test]
     fn an_entry_is_good_then_due_then_a_spare_then_over() {
         let entry = entry(&RULES, SECOND);
-        let state = |at| RULES.state(Times(&entry), at);
+        let state = |at| {
+            let (state, left) = RULES.state(Times(&entry), at);
+            (state, left.is_none())
+        };
         let table = [
             (0, State::Good, false),
             (51 * SECOND - 1, State::Good, false),
@@ -129,11 +142,12 @@ mod tests {
         let entry = entry(&RULES, 0);
         let times = Times(&entry);
         let claim = RULES.claim(times, 60 * SECOND).unwrap();
-        assert_eq!(RULES.state(times, 60 * SECOND), (State::Good, false));
-        assert_eq!(RULES.state(times, 70 * SECOND), (State::Good, false));
-        assert_eq!(RULES.state(times, 70 * SECOND + 1), (State::Due, false), "who claimed it has vanished");
+        assert!(RULES.claim(times, 60 * SECOND).is_none(), "who saw it due at the same time comes too late");
+        assert_eq!(RULES.state(times, 60 * SECOND).0, State::Good);
+        assert_eq!(RULES.state(times, 70 * SECOND).0, State::Good);
+        assert_eq!(RULES.state(times, 70 * SECOND + 1).0, State::Due, "who claimed it has vanished");
         RULES.unclaim(claim, times);
-        assert_eq!(RULES.state(times, 60 * SECOND), (State::Due, false));
+        assert_eq!(RULES.state(times, 60 * SECOND).0, State::Due);
     }
 
     #[test]
@@ -167,15 +181,15 @@ mod tests {
         let claim = RULES.claim(Times(&entry), 60 * SECOND).unwrap();
         let newer = super::tests::entry(&RULES, 60 * SECOND);
         RULES.failed(claim, Times(&newer), 61 * SECOND);
-        assert_eq!(RULES.state(Times(&newer), 110 * SECOND), (State::Due, false));
+        assert_eq!(RULES.state(Times(&newer), 110 * SECOND).0, State::Due);
     }
 
     #[test]
     fn an_entry_that_nobody_used_is_due_at_its_end() {
         let rules = Rules { idle: 10 * SECOND, ..RULES };
         let entry = entry(&rules, 0);
-        assert_eq!(rules.state(Times(&entry), 9 * SECOND), (State::Good, false));
-        assert_eq!(rules.state(Times(&entry), 10 * SECOND), (State::Due, true));
-        assert_eq!(rules.state(Times(&entry), 30 * SECOND), (State::Spare, true));
+        assert_eq!(rules.state(Times(&entry), 9 * SECOND).0, State::Good);
+        assert_eq!(rules.state(Times(&entry), 10 * SECOND).0, State::Due);
+        assert_eq!(rules.state(Times(&entry), 30 * SECOND).0, State::Spare);
     }
 }

@@ -39,8 +39,9 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     {
         let hash = self.inner.hash(key);
         loop {
-            let removed = self.inner.peek(hash, key, |found| {
-                if !test(found.value) {
+            let now = self.inner.now();
+            let removed = self.inner.entries.peek(hash, key, |found| {
+                if found.times.is_over(now) || !test(found.value) {
                     return Some(false);
                 }
                 // Else it was replaced since it was found.
@@ -61,7 +62,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         self.inner.overtake_all();
         let now = self.inner.now();
         self.inner.entries.scan(|found| {
-            if !self.inner.is_live(&found, now) || !test(found.key, found.value) {
+            if found.times.is_over(now) || !test(found.key, found.value) {
                 self.inner.remove_found(self.inner.hash(found.key), &found);
             }
             true
@@ -234,8 +235,8 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     ///
     /// # Cost
     ///
-    /// Some 40 bytes for each tag of an entry; a lock for each when the entry is written and when it leaves. Reads cost
-    /// nothing more.
+    /// Memory for each tag of an entry, and a lock for each when the entry is written and when it leaves. Reads cost nothing
+    /// more.
     pub fn tags<T, I>(mut self, tags: impl Fn(&K, &V) -> I + Send + Sync + 'static) -> Self
     where
         T: Hash,

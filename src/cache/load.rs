@@ -4,11 +4,12 @@ use std::borrow::Borrow;
 use std::future::ready;
 use std::hash::Hash;
 
+use super::refresh::Asked;
 use super::stats::Count;
 use super::{Cache, CacheAt, Inner};
 use crate::clock::NEVER;
 use crate::error::Error;
-use crate::flight::{Lead, Leads, Led, OwnErrors, Part, Sharing, Until};
+use crate::flight::{Joined, Lead, Leads, Led, OwnErrors, Part, Sharing, Until};
 use crate::park::block_on;
 
 impl<K: Hash + Eq, V: Clone> Cache<K, V> {
@@ -21,6 +22,10 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     /// A value is not kept if its key was inserted, removed or computed while it was loaded, nor if all was cleared or a
     /// tag of its own removed: it may be old. Those who asked for it get it all the same. They also get a value that is too
     /// heavy to be kept.
+    ///
+    /// If entries are [refreshed ahead](crate::CacheBuilder::refresh_ahead) or given out
+    /// [after their time](crate::CacheBuilder::stale_while_revalidate), a value that is there may be loaded anew by one
+    /// caller, who gets it back if that fails; [`get_or_refresh`](Cache::get_or_refresh) does so in the background.
     ///
     /// The key is cloned when it is loaded.
     ///
@@ -109,21 +114,55 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         Fut: Future<Output = Result<V, Error<E>>>,
         S: Sharing<E>,
     {
+        let hash = self.inner.hash(key);
+        let asked = self.ask(hash, key);
+        self.fly_on::<Q, _, _, E, S>(hash, key, deadline, asked, load).await
+    }
+
+    /// Goes on with what a look-up gave.
+    pub(super) async fn fly_on<Q, F, Fut, E, S>(
+        &self,
+        hash: u64,
+        key: &Q,
+        deadline: u64,
+        asked: Asked<K, V>,
+        load: F,
+    ) -> Result<V, Error<E>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, Error<E>>>,
+        S: Sharing<E>,
+    {
         let inner = &*self.inner;
-        let hash = inner.hash(key);
-        if let Some(value) = inner.look(hash, key, |found| found.value.clone()) {
-            return Ok(value);
-        }
-        match inner.flights.take_part::<Q, E, S>(hash, key, inner.until(deadline)).await? {
-            Part::Value(value) => Ok(value),
-            Part::Lead(lead) => match inner.load(hash, key, lead) {
-                Err(value) => Ok(value),
-                Ok(load_of) => {
-                    let (result, load_of) = Led::new(load_of, load).await;
-                    load_of.end::<Q, E, S>(key, &result);
-                    result
-                }
+        let old = match asked {
+            Asked::Value(value) => return Ok(value),
+            Asked::Old(old) => Some(old),
+            Asked::Absent => None,
+        };
+        let load_of = match old.as_ref().filter(|old| !old.is_spare) {
+            Some(old) => match inner.flights.join(hash, key) {
+                Joined::Lead(lead) => inner.begin(hash, lead),
+                // It is being loaded already.
+                Joined::Follow(_) => return Ok(old.give()),
             },
+            None => match inner.flights.take_part::<Q, E, S>(hash, key, inner.until(deadline)).await {
+                Ok(Part::Value(value)) => return Ok(value),
+                Ok(Part::Lead(lead)) => match inner.load(hash, key, lead) {
+                    Err(value) => return Ok(value),
+                    Ok(load_of) => load_of,
+                },
+                Err(error) => return old.map_or(Err(error), |old| Ok(old.give())),
+            },
+        };
+        let (result, load_of) = Led::new(load_of, load).await;
+        match (result, old) {
+            (Err(error), Some(old)) => old.failed(load_of, error),
+            (result, _) => {
+                load_of.end::<Q, E, S>(key, &result);
+                result
+            }
         }
     }
 
@@ -153,8 +192,12 @@ impl<K: Hash + Eq, V: Clone> Inner<K, V> {
             lead.dissolve();
             return Err(value);
         }
+        Ok(self.begin(hash, lead))
+    }
+
+    pub(super) fn begin<'a>(&'a self, hash: u64, lead: Lead<'a, K, V>) -> Load<'a, K, V> {
         let removals = self.settings.tags.as_ref().map_or(0, |tags| tags.removals());
-        Ok(Load { inner: self, hash, lead: Some(lead), start: self.clock.nanos(), removals })
+        Load { inner: self, hash, lead: Some(lead), start: self.clock.nanos(), removals }
     }
 }
 
@@ -205,6 +248,13 @@ impl<K: Hash + Eq, V: Clone> Load<'_, K, V> {
                 false
             }
         }
+    }
+
+    /// Ends it with a failure, and gives the value before to each who waits. Returns whether that is what the key is worth.
+    pub(super) fn fall_back(mut self, old: &V) -> bool {
+        let Some(lead) = self.lead.take() else { return false };
+        self.count(Count::LoadFailures);
+        lead.land(|| old.clone(), || ()).is_some()
     }
 
     fn fail<E, S: Sharing<E>>(mut self, error: &Error<E>) {

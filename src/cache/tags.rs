@@ -1,24 +1,23 @@
 //! Which entries carry a tag: [`Tags`].
 //!
 //! An index, not marks that readers check: to carry tags then costs a read nothing, a removal finds just its entries, and
-//! they are gone, with their memory and their listeners told, when it returns. The price is some 40 bytes for each tag of
-//! an entry, and a lock for each when it is written and when it leaves.
+//! they are gone, with their memory and their listeners told, when it returns. The price is memory for each tag of an
+//! entry, and a lock for each when it is written and when it leaves.
 //!
 //! Loads are the one thing that an index cannot see: what one will carry is known at its end. So a removal leaves its number
 //! at one of a fixed number of places, by the tag's hash, and a load that began before it is not kept. Two tags that share
 //! a place cost a load, and no more.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 
+use crate::hash::ByHash;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 const PLACES: usize = 1024;
 const SHARDS: usize = 16;
 
 type TagsOf<K, V> = dyn Fn(&K, &V, &RandomState, &mut dyn FnMut(u64)) + Send + Sync;
-/// By a hash that needs no other one.
-type ByHash<T> = HashMap<u64, T, BuildHasherDefault<AsItIs>>;
 
 /// By tag, the hashes of the entries that carry it, and how often: while a value is replaced both may do so.
 type Carriers = ByHash<ByHash<u32>>;
@@ -125,24 +124,6 @@ impl<K, V> Tags<K, V> {
     #[cfg(test)]
     fn len(&self) -> usize {
         self.carriers.iter().map(|shard| shard.lock().values().map(HashMap::len).sum::<usize>()).sum()
-    }
-}
-
-/// Hands a hash on.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only numbers are hashed")
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 

@@ -16,6 +16,10 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     ///
     /// If `ttl` is zero.
     ///
+    /// # Cost
+    ///
+    /// A look-up reads the clock; an entry takes some words more, for its times.
+    ///
     /// ```
     /// # use std::time::Duration;
     /// use floodwall::{Cache, Clock};
@@ -73,21 +77,59 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
         self
     }
 
-    /// Refreshes an entry when it has lived `share` of its time to live: whoever loads it next after that gets what is
-    /// there, and a new one is loaded. Default: 1, when its time is over.
+    /// Refreshes an entry that is asked for when it has lived `share` of its time to live. Default: 1, when its time is over.
     ///
-    /// An entry that is asked for often then never ends. See [`refresh`](super#freshness) for who loads.
+    /// One of those who [load](crate::Cache::get_or_load) it does so, and the others get what is there; with
+    /// [`get_or_refresh`](crate::Cache::get_or_refresh) all do. So an entry that is asked for often never ends, and nobody waits
+    /// for it. With [`jitter`](Self::jitter) entries that were written together are due one after the other.
     ///
     /// # Panics
     ///
     /// If `share` is not within 0 and 1.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Cache, Clock};
+    ///
+    /// let clock = Clock::manual();
+    /// let rates = Cache::builder(100).ttl(Duration::from_secs(10)).refresh_ahead(0.8).clock(clock.clone()).build();
+    /// rates.insert("eur", 1.1)?;
+    /// clock.advance(Duration::from_secs(8));
+    /// // It is due: loaded anew, but a failure harms nobody.
+    /// let rate = rates.get_or_load_blocking(&"eur", || Err("the bank is closed"));
+    /// assert_eq!(rate, Ok(1.1));
+    /// # Ok::<(), floodwall::cache::TooHeavy<f64>>(())
+    /// ```
     #[track_caller]
     pub fn refresh_ahead(mut self, share: f64) -> Self {
         self.settings.rules.ahead = share_within_1("refresh_ahead", share);
         self
     }
 
-    /// Gives an entry out for so long after its time to those who would load it, while it is refreshed. Default: zero.
+    /// Gives an entry out for so long after its time to those who would load it, while one of them does. Default: zero.
+    ///
+    /// [`get`](crate::Cache::get) and others that load nothing do not see it any more.
+    ///
+    /// ```
+    /// # use std::{sync::mpsc, time::Duration};
+    /// use floodwall::{Cache, Clock, cache::Job};
+    ///
+    /// let (clock, secs) = (Clock::manual(), Duration::from_secs);
+    /// let (sender, jobs) = mpsc::sync_channel(8);
+    /// let pages = Cache::builder(100)
+    ///     .ttl(secs(10))
+    ///     .stale_while_revalidate(secs(60))
+    ///     .background(move |job: Job| sender.send(job).unwrap())
+    ///     .clock(clock.clone())
+    ///     .build();
+    /// pages.insert("/", "old")?;
+    /// clock.advance(secs(10));
+    /// assert_eq!(pages.get(&"/"), None);
+    /// assert_eq!(pages.get_or_refresh_blocking(&"/", || Ok::<_, ()>("new")), Ok("old"));
+    /// jobs.recv().unwrap().run();
+    /// assert_eq!(pages.get(&"/"), Some("new"));
+    /// # Ok::<(), floodwall::cache::TooHeavy<&str>>(())
+    /// ```
     pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
         self.settings.rules.revalidate = saturating_nanos(time);
         self
@@ -96,7 +138,19 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     /// Gives an entry out for so long after its time to those whose load fails. Default: zero.
     ///
     /// After a failure it is given out without a load for a second; later for half of the time for which it is over, up to
-    /// a minute.
+    /// a minute. So a dependency that is down is asked seldom, and one that was down shortly soon again.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Cache, Clock};
+    ///
+    /// let (clock, secs) = (Clock::manual(), Duration::from_secs);
+    /// let users = Cache::builder(100).ttl(secs(10)).stale_if_error(secs(3600)).clock(clock.clone()).build();
+    /// users.insert(7, "ann")?;
+    /// clock.advance(secs(600));
+    /// assert_eq!(users.get_or_load_blocking(&7, || Err("the database is down")), Ok("ann"));
+    /// # Ok::<(), floodwall::cache::TooHeavy<&str>>(())
+    /// ```
     pub fn stale_if_error(mut self, time: Duration) -> Self {
         self.settings.rules.on_error = saturating_nanos(time);
         self

@@ -16,6 +16,7 @@ pub(crate) use table::{Flights, Follow, Followed, Joined, Lead};
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::future::ready;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use crate::clock::{Clock, NEVER};
@@ -209,7 +210,7 @@ impl<K: Hash + Eq, T: Clone> SingleFlight<K, T> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         F: FnOnce() -> Result<T, Error<E>>,
     {
-        block_on(self.fly::<Q, _, _, E, S>(key, deadline, || std::future::ready(op())))
+        block_on(self.fly::<Q, _, _, E, S>(key, deadline, || ready(op())))
     }
 }
 

@@ -10,14 +10,13 @@
 
 use std::any::Any;
 use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::part::Sharing;
 use super::running::Waits;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::hash::ByHash;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, SetOnce};
 use crate::wait::{Line, Turn, Wait, WaitList, Waited, serve_waiters};
 
@@ -31,28 +30,12 @@ pub(crate) struct Flights<K, T> {
 struct Shard<K, T>(Mutex<Table<K, T>>);
 
 /// By the whole hash of the key.
-type Table<K, T> = HashMap<u64, Same<K, T>, BuildHasherDefault<AsItIs>>;
+type Table<K, T> = ByHash<Same<K, T>>;
 
 /// Flights whose keys have the same hash, which is mostly one.
 enum Same<K, T> {
     One(Arc<Flight<K, T>>),
     More(Vec<Arc<Flight<K, T>>>),
-}
-
-/// A key's hash need not be hashed again.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 /// One key being loaded.

@@ -6,9 +6,9 @@ use std::future::poll_fn;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use super::{Batch, BlockingStore, Store, Write};
+use crate::answer::{Question, ask};
 use crate::error::{Error, Reason, Rejected};
 use crate::sync::Mutex;
 
@@ -85,10 +85,9 @@ impl<S> Offload<S> {
     where
         S: Send + Sync + 'static,
     {
-        let (question, store) = (Question::new(), self.store.clone());
-        let answer = question.answer();
+        let ((question, answer), store) = (ask(), self.store.clone());
         (self.lane.run)(Box::new(move || answer.give(read(&store))));
-        question.wait().await
+        answered(question).await
     }
 
     /// Runs a write, in its turn.
@@ -99,12 +98,11 @@ impl<S> Offload<S> {
     where
         S: Send + Sync + 'static,
     {
-        let (question, store) = (Question::new(), self.store.clone());
-        let answer = question.answer();
+        let ((question, answer), store) = (ask(), self.store.clone());
         self.lane.writes.lock().waiting.push_back(Box::new(move || answer.give(write(&store))));
         let turn = Turn { lane: Some(self.lane.clone()) };
         (self.lane.run)(Box::new(move || turn.take()));
-        question.wait().await
+        answered(question).await
     }
 }
 
@@ -148,65 +146,10 @@ impl Drop for Turn {
     }
 }
 
-/// Waits for one answer.
-struct Question<T>(Arc<Mutex<Asked<T>>>);
-
-/// Gives it; dropped, it says that none will come.
-struct Answer<T>(Option<Arc<Mutex<Asked<T>>>>);
-
-enum Asked<T> {
-    Waiting(Option<Waker>),
-    Answered(T),
-    Never,
-}
-
-impl<T> Question<T> {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(Asked::Waiting(None))))
-    }
-
-    fn answer(&self) -> Answer<T> {
-        Answer(Some(self.0.clone()))
-    }
-}
-
-impl<T, E> Question<Result<T, E>> {
-    async fn wait(self) -> Result<T, Error<E>> {
-        poll_fn(|context| {
-            let waker = context.waker().clone();
-            let mut asked = self.0.lock();
-            match mem::replace(&mut *asked, Asked::Never) {
-                Asked::Waiting(old) => {
-                    *asked = Asked::Waiting(Some(waker));
-                    drop(asked);
-                    drop(old);
-                    Poll::Pending
-                }
-                Asked::Answered(result) => Poll::Ready(result.map_err(Error::Inner)),
-                Asked::Never => Poll::Ready(Err(Rejected::new("", Reason::Closed).into())),
-            }
-        })
-        .await
-    }
-}
-
-impl<T> Answer<T> {
-    fn give(mut self, answer: T) {
-        self.end(Asked::Answered(answer));
-    }
-
-    fn end(&mut self, end: Asked<T>) {
-        let Some(asked) = self.0.take() else { return };
-        let waiting = mem::replace(&mut *asked.lock(), end);
-        if let Asked::Waiting(Some(waker)) = waiting {
-            waker.wake();
-        }
-    }
-}
-
-impl<T> Drop for Answer<T> {
-    fn drop(&mut self) {
-        self.end(Asked::Never);
+async fn answered<T, E>(question: Question<Result<T, E>>) -> Result<T, Error<E>> {
+    match poll_fn(|context| question.poll(context.waker())).await {
+        Some(result) => result.map_err(Error::Inner),
+        None => Err(Rejected::new("", Reason::Closed).into()),
     }
 }
 
