@@ -1,6 +1,7 @@
 //! What has left, for those who want to see it once more: [`Gone`].
 #![expect(unsafe_code, reason = "what has left is looked at without a lock")]
 
+use super::room::Reaped;
 use super::{Cause, Entries};
 use crate::cache::evict::Nodes;
 
@@ -14,6 +15,14 @@ pub(crate) struct Gone<'a, K, V> {
     last: Option<Link>,
     /// How many left for each cause that nobody asked to see.
     unseen: [u64; 4],
+    /// The key of a value that was too heavy.
+    refused: Option<K>,
+    /// What was free already.
+    pub(super) reaped: Reaped<'a, K, V>,
+    /// A shard that has much to be told.
+    pub(super) due: Option<usize>,
+    /// Room was taken that is to be paid for.
+    owes: bool,
 }
 
 /// A slot, and the shard it is in.
@@ -38,7 +47,26 @@ impl Cause {
 
 impl<'a, K, V> Gone<'a, K, V> {
     pub(super) const fn new(entries: &'a Entries<K, V>) -> Self {
-        Self { entries, first: None, last: None, unseen: [0; 4] }
+        Self {
+            entries,
+            first: None,
+            last: None,
+            unseen: [0; 4],
+            refused: None,
+            reaped: Reaped::none(),
+            due: None,
+            owes: false,
+        }
+    }
+
+    /// Takes a key along, to be dropped with the rest.
+    pub(super) fn refuse(&mut self, key: K) {
+        self.refused = Some(key);
+    }
+
+    /// Remembers to pay for room that was taken.
+    pub(super) fn owe(&mut self) {
+        self.owes = true;
     }
 
     pub(super) fn count(&mut self, cause: Cause) {
@@ -94,12 +122,26 @@ impl<'a, K, V> Gone<'a, K, V> {
 
 impl<K, V> Drop for Gone<'_, K, V> {
     fn drop(&mut self) {
+        let entries = self.entries;
         let mut next = self.first.take();
+        // All are given back before the first is dropped: that runs code of the user's, which may panic.
         while let Some(link) = next {
             next = self.after(link);
-            let weight = self.entries.shards[usize::from(link.shard)].slots.weight(link.slot);
-            self.entries.budget.overdraw(weight);
-            self.entries.retire(usize::from(link.shard), link.slot);
+            let shard = usize::from(link.shard);
+            let mut locked = entries.shards[shard].lock();
+            entries.budget.overdraw(entries.shards[shard].slots.weight(link.slot));
+            locked.retire(link.slot);
+            self.owes = true;
+            if entries.is_scan_due(&mut locked) {
+                self.due = Some(shard);
+            }
+        }
+        drop(std::mem::replace(&mut self.reaped, Reaped::none()));
+        if let Some(shard) = self.due {
+            entries.scan_for(shard);
+        }
+        if self.owes {
+            entries.settle(self.due.unwrap_or(0));
         }
     }
 }

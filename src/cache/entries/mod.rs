@@ -107,17 +107,6 @@ impl<K, V> Entries<K, V> {
     pub(super) fn memory_usage(&self) -> usize {
         size_of::<Self>() + self.shards.iter().map(Shard::memory).sum::<usize>()
     }
-
-    /// Gives back an entry that was shown to who took it out.
-    fn retire(&self, shard: usize, slot: u32) {
-        let mut locked = self.shards[shard].lock();
-        locked.retire(slot);
-        let is_due = self.is_scan_due(&locked);
-        drop(locked);
-        if is_due {
-            self.scan_for(&self.shards[shard]);
-        }
-    }
 }
 
 impl<K: Eq, V> Entries<K, V> {
@@ -158,9 +147,10 @@ impl<K: Eq, V> Entries<K, V> {
     ) -> (Gone<'_, K, V>, Option<TooHeavy<V>>) {
         let limit = self.budget.limit();
         if weight > limit {
-            let gone = self.remove_if(hash, &key, |old| {
+            let mut gone = self.remove_if(hash, &key, |old| {
                 Some(if old.times.is_over(life.now) { Cause::Expired } else { Cause::Replaced })
             });
+            gone.refuse(key);
             return (gone, Some(TooHeavy { value, weight, limit }));
         }
         let mut gone = Gone::new(self);

@@ -6,13 +6,12 @@ use super::{Cause, Entries, Gone};
 use crate::cache::evict::Nodes;
 use crate::cache::times::Life;
 use crate::lanes;
-use crate::sync::back_off;
 
 /// How many are dropped at a time: one for the entry that comes, and one to catch up.
 const REAPED: usize = 2;
 
-/// What is taken out of slots under the lock, to be dropped without it.
-struct Reaped<'a, K, V> {
+/// What was taken out of slots under a lock, to be dropped without any, and the room to be given back then.
+pub(super) struct Reaped<'a, K, V> {
     contents: [Option<(K, V)>; REAPED],
     /// Dropped last, also if a value panics.
     room: Returns<'a, K, V>,
@@ -20,32 +19,33 @@ struct Reaped<'a, K, V> {
 
 /// Room to be given back to a shard.
 struct Returns<'a, K, V> {
-    shard: &'a Shard<K, V>,
+    shard: Option<&'a Shard<K, V>>,
     weight: u64,
 }
 
 impl<K, V> Drop for Returns<'_, K, V> {
     fn drop(&mut self) {
-        if self.weight > 0 {
-            self.shard.give_back(self.weight);
+        if let Some(shard) = self.shard.take() {
+            shard.give_back(self.weight);
         }
     }
 }
 
 impl<'a, K, V> Reaped<'a, K, V> {
-    fn new(shard: &'a Shard<K, V>) -> Self {
-        Self { contents: [None, None], room: Returns { shard, weight: 0 } }
+    pub(super) const fn none() -> Self {
+        Self { contents: [None, None], room: Returns { shard: None, weight: 0 } }
     }
 
-    /// Takes out what nobody reads any more, up to so many. Returns whether there was any.
-    fn reap(&mut self, locked: &mut Locked<'_, K, V>, most: usize) -> bool {
+    /// Takes out what nobody reads any more, up to so many; once. Returns whether there was any.
+    fn reap(&mut self, shard: &'a Shard<K, V>, locked: &mut Locked<'_, K, V>, most: usize) -> bool {
         locked.ripen();
         for place in &mut self.contents[..most] {
             let Some((content, weight)) = locked.reap() else { break };
             *place = Some(content);
+            self.room.shard = Some(shard);
             self.room.weight += weight;
         }
-        self.contents[0].is_some()
+        self.room.shard.is_some()
     }
 }
 
@@ -53,17 +53,46 @@ impl<K, V> Entries<K, V> {
     /// How many entries leave for one that comes, at most. What is owed then is left for the next.
     const VICTIMS: usize = 8;
 
-    pub(super) fn is_scan_due(&self, locked: &Locked<'_, K, V>) -> bool {
-        u64::from(locked.young()) > self.budget.change() || locked.has_outgrown() && locked.young() == 0
+    /// Whether a shard has waited long enough to be told what is free.
+    pub(super) fn is_scan_due(&self, locked: &mut Locked<'_, K, V>) -> bool {
+        u64::from(locked.young()) > self.budget.change() || locked.is_outgrown_new()
     }
 
     /// Finds out what is free, and drops some of a shard's: all in a small cache, where nothing waits.
-    pub(super) fn scan_for(&self, shard: &Shard<K, V>) {
+    pub(super) fn scan_for(&self, shard: usize) {
         lanes::scan();
-        let mut reaped = Reaped::new(shard);
-        let mut locked = shard.lock();
-        reaped.reap(&mut locked, REAPED);
-        drop(locked);
+        let shard = &self.shards[shard];
+        let mut reaped = Reaped::none();
+        reaped.reap(shard, &mut shard.lock(), REAPED);
+    }
+
+    /// Pays what was taken and not there, by dropping what nobody reads any more.
+    pub(super) fn settle(&self, first: usize) {
+        if self.budget.debt() > 0 && self.drop_some(first) > 0 {
+            lanes::scan();
+            self.drop_some(first);
+        }
+    }
+
+    /// Drops what nobody reads any more, until all is paid. Returns how many wait for a scan if it is not.
+    fn drop_some(&self, first: usize) -> u32 {
+        let mut young = 0;
+        for number in self.shards_from(first) {
+            let shard = &self.shards[number];
+            loop {
+                let mut reaped = Reaped::none();
+                let mut locked = shard.lock();
+                self.collect(&mut locked);
+                if self.budget.debt() == 0 {
+                    return 0;
+                }
+                if !reaped.reap(shard, &mut locked, 1) {
+                    young += locked.young();
+                    break;
+                }
+            }
+        }
+        young
     }
 
     /// Lets an entry go that is out of the table.
@@ -130,37 +159,35 @@ impl<K, V> Entries<K, V> {
         true
     }
 
-    /// Makes room in the whole cache, with all locks free: returns so much of it.
+    /// Makes room in the whole cache, with no lock of it held: returns so much of it.
+    ///
+    /// Nothing is dropped here, since what is dropped runs code of the user's. What waits to be dropped is lent, and the debt
+    /// is paid when the caller lets go of `gone`: one entry a thread.
     #[cold]
     #[inline(never)]
     fn make_room(&self, first: usize, weight: u64, gone: &mut Gone<'_, K, V>) -> u64 {
         self.budget.fill();
         let mut got = self.budget.take(weight);
-        for _ in 0..Self::ROUNDS {
-            // First what is free already, then what a scan finds free, at last what has to leave for it.
-            if self.gather(first, weight, &mut got) > 0 && got < weight {
-                lanes::scan();
-                self.gather(first, weight, &mut got);
-            }
-            if got < weight {
-                if self.drive_out(first, weight - got, gone) > 0 {
-                    lanes::scan();
-                } else {
-                    // Others look at what there is, or are about to drop it.
-                    back_off();
-                }
-                self.gather(first, weight, &mut got);
-            }
+        let mut pending = 0u64;
+        for number in self.shards_from(first) {
             if got >= weight {
                 return got;
             }
+            let mut locked = self.shards[number].lock();
+            self.collect(&mut locked);
+            got += locked.spend(weight - got);
+            pending = pending.saturating_add(locked.state.pending);
         }
-        // One entry a thread.
-        self.budget.overdraw(weight - got);
-        weight
+        // What others have borrowed will be paid by what waits.
+        let wanted = weight.saturating_sub(got).saturating_add(self.budget.debt()).saturating_sub(pending);
+        self.drive_out(first, wanted, gone);
+        got += self.budget.take(weight.saturating_sub(got));
+        if got < weight {
+            self.budget.overdraw(weight - got);
+            gone.owe();
+        }
+        got.max(weight)
     }
-
-    const ROUNDS: usize = 8;
 
     /// Takes what was given back; debts are paid first.
     #[inline]
@@ -179,33 +206,8 @@ impl<K, V> Entries<K, V> {
         (0..shards).map(move |next| (first + next) % shards)
     }
 
-    /// Drops what nobody reads any more, and collects room, until there is enough. Returns how many still wait for a scan.
-    fn gather(&self, first: usize, weight: u64, got: &mut u64) -> u32 {
-        let mut young = 0;
-        for number in self.shards_from(first) {
-            let shard = &self.shards[number];
-            let mut has_reaped = true;
-            while has_reaped {
-                let mut reaped = Reaped::new(shard);
-                let mut locked = shard.lock();
-                self.collect(&mut locked);
-                *got += locked.spend(weight.saturating_sub(*got));
-                if *got >= weight {
-                    return young;
-                }
-                has_reaped = reaped.reap(&mut locked, 1);
-                if !has_reaped {
-                    young += locked.young();
-                }
-            }
-            *got += self.budget.take(weight.saturating_sub(*got));
-        }
-        young
-    }
-
-    /// Makes entries leave that weigh so much, if there are any. Returns how many did.
-    fn drive_out(&self, first: usize, weight: u64, gone: &mut Gone<'_, K, V>) -> u64 {
-        let (mut left, mut count) = (weight, 0);
+    /// Makes entries leave that weigh so much, if there are any.
+    fn drive_out(&self, first: usize, mut left: u64, gone: &mut Gone<'_, K, V>) {
         for number in self.shards_from(first) {
             let mut more = true;
             while more && left > 0 {
@@ -216,54 +218,57 @@ impl<K, V> Entries<K, V> {
                         break;
                     };
                     left = left.saturating_sub(weight);
-                    count += 1;
                     if left == 0 {
-                        break;
+                        return;
                     }
                 }
             }
         }
-        count
     }
 }
 
 impl<K: Eq, V> Entries<K, V> {
-    /// Puts an entry into its shard.
+    /// Puts an entry into its shard. Runs no code of a user's but `Eq` of keys.
     #[allow(clippy::too_many_arguments, reason = "an entry and where it goes")]
-    pub(super) fn admit(
-        &self,
+    pub(super) fn admit<'a>(
+        &'a self,
         number: usize,
         hash: u32,
         key: K,
         value: V,
         weight: u64,
         life: Life,
-        gone: &mut Gone<'_, K, V>,
+        gone: &mut Gone<'a, K, V>,
     ) {
         let shard = &self.shards[number];
         let slots = &shard.slots;
-        let mut spare = 0;
-        let (locked, reaped) = loop {
-            let mut reaped = Reaped::new(shard);
-            let mut locked = shard.lock();
-            // In a small cache two are too many.
-            reaped.reap(&mut locked, if self.budget.change() == 0 { 1 } else { REAPED });
-            self.collect(&mut locked);
-            locked.state.credit += std::mem::take(&mut spare);
-            if locked.state.credit < weight {
-                let missing = weight - locked.state.credit;
-                locked.state.credit += self.budget.take(missing);
+        let mut locked = shard.lock();
+        // In a small cache two are too many.
+        let most = if self.budget.change() == 0 { 1 } else { REAPED };
+        gone.reaped.reap(shard, &mut locked, most);
+        self.collect(&mut locked);
+        if locked.state.credit < weight {
+            let missing = weight - locked.state.credit;
+            locked.state.credit += self.budget.take(missing);
+        }
+        if locked.state.credit < weight {
+            // The room of the one that it replaces is as good as free.
+            let missing = weight - locked.state.credit;
+            let freed = locked.find(hash, &key).map_or(0, |cell| slots.weight(cell.slot)).min(missing);
+            if freed > 0 {
+                self.budget.overdraw(freed);
+                gone.owe();
+                locked.state.credit += freed;
             }
-            if locked.state.credit >= weight {
-                break (locked, reaped);
-            }
+        }
+        if locked.state.credit < weight {
+            let missing = weight - locked.state.credit;
+            let kept = locked.spend(u64::MAX);
             drop(locked);
-            drop(reaped);
-            spare = self.make_room(number, weight, gone);
-        };
-        // Moved in this order, so that the lock is released before anything is dropped, also if a key's `Eq` panics.
-        let _reaped = reaped;
-        let mut locked = locked;
+            let room = self.make_room(number, missing, gone);
+            locked = shard.lock();
+            locked.state.credit += room + kept;
+        }
         self.expire_some(&mut locked, number, life.now, 4, gone);
         let mut cell = locked.find(hash, &key);
         locked.state.credit -= weight;
@@ -306,10 +311,8 @@ impl<K: Eq, V> Entries<K, V> {
             let paid = locked.spend(excess);
             self.budget.give(paid);
         }
-        let is_due = self.is_scan_due(&locked);
-        drop(locked);
-        if is_due {
-            self.scan_for(shard);
+        if self.is_scan_due(&mut locked) {
+            gone.due = Some(number);
         }
     }
 
@@ -317,17 +320,23 @@ impl<K: Eq, V> Entries<K, V> {
     pub(in crate::cache) fn set_capacity(&self, capacity: u64) -> Gone<'_, K, V> {
         let mut gone = Gone::new(self);
         self.budget.resize(capacity);
-        let mut has_evicted = true;
-        while self.weight() > capacity && has_evicted {
-            has_evicted = false;
+        loop {
+            // Summed up once a round: there may be many shards.
+            let mut excess = self.weight().saturating_sub(capacity);
+            let mut has_evicted = false;
             for (number, shard) in self.shards.iter().enumerate() {
                 let mut locked = shard.lock();
                 for _ in 0..Self::VICTIMS {
-                    if self.weight() <= capacity || self.evict(&mut locked, number, &mut gone).is_none() {
+                    if excess == 0 {
                         break;
                     }
+                    let Some(left) = self.evict(&mut locked, number, &mut gone) else { break };
+                    excess = excess.saturating_sub(left);
                     has_evicted = true;
                 }
+            }
+            if !has_evicted {
+                break;
             }
         }
         self.tidy();
@@ -339,12 +348,12 @@ impl<K: Eq, V> Entries<K, V> {
         lanes::scan();
         for shard in &self.shards {
             loop {
-                let mut reaped = Reaped::new(shard);
+                let mut reaped = Reaped::none();
                 let mut locked = shard.lock();
                 locked.collect();
                 let room = locked.spend(u64::MAX);
                 self.budget.give(room);
-                if !reaped.reap(&mut locked, 1) {
+                if !reaped.reap(shard, &mut locked, REAPED) {
                     break;
                 }
             }

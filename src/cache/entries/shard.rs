@@ -86,6 +86,7 @@ impl<K, V> Shard<K, V> {
                     stamp: 0,
                     ripe: Chain::default(),
                     outgrown: Vec::new(),
+                    is_outgrown_new: false,
                     expected,
                     credit: 0,
                     pending: 0,
@@ -365,6 +366,10 @@ impl<'a, K, V> Locked<'a, K, V> {
         if self.state.young.len > 0 && lanes::scanned() > self.state.stamp {
             self.ripen_all();
         }
+        if !self.state.outgrown.is_empty() {
+            let quiet = lanes::quiet();
+            self.state.outgrown.retain(|(stamp, _)| *stamp >= quiet);
+        }
     }
 
     fn ripen_all(&mut self) {
@@ -381,8 +386,6 @@ impl<'a, K, V> Locked<'a, K, V> {
         if state.young.len > 0 {
             state.stamp = lanes::stamp();
         }
-        let quiet = lanes::quiet();
-        state.outgrown.retain(|(stamp, _)| *stamp >= quiet);
     }
 
     /// Empties a slot that nobody names any more, and returns what it held and weighed.
@@ -465,11 +468,12 @@ impl<'a, K, V> Locked<'a, K, V> {
         let version = self.shard.version.load(Ordering::Relaxed);
         self.shard.version.store(version + 2, Ordering::Release);
         self.state.outgrown.push((lanes::stamp(), Outgrown(AtomicPtr::new(outgrown))));
+        self.state.is_outgrown_new = true;
     }
 
-    /// Whether tables wait for readers to end.
-    pub(super) fn has_outgrown(&self) -> bool {
-        !self.state.outgrown.is_empty()
+    /// Whether a table was outgrown since this was asked last.
+    pub(super) fn is_outgrown_new(&mut self) -> bool {
+        std::mem::take(&mut self.state.is_outgrown_new)
     }
 }
 

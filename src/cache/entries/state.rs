@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) ripe: Chain,
     /// Tables that were outgrown, and when.
     pub(super) outgrown: Vec<(u64, Outgrown)>,
+    /// No scan was made for the last of them.
+    pub(super) is_outgrown_new: bool,
     /// How many entries are expected at most.
     pub(super) expected: u32,
     /// Room that is this shard's.
