@@ -10,8 +10,9 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Budget {
     capacity: AtomicU64,
-    /// As a signed number: below zero, readers hold more than there is room for.
     pool: AtomicU64,
+    /// What was taken and not there: it waits to be dropped.
+    debt: AtomicU64,
     slack: AtomicU64,
     /// 1 since somebody found no room, until there is plenty.
     is_full: AtomicU64,
@@ -19,15 +20,12 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// What is more cannot be counted.
-    const MOST: u64 = i64::MAX as u64 / 2;
-
     pub(super) fn new(capacity: u64, shards: usize) -> Self {
-        let room = capacity.min(Self::MOST);
         Self {
             capacity: AtomicU64::new(capacity),
-            pool: AtomicU64::new(room),
-            slack: AtomicU64::new(slack(room)),
+            pool: AtomicU64::new(capacity),
+            debt: AtomicU64::new(0),
+            slack: AtomicU64::new(slack(capacity)),
             is_full: AtomicU64::new(0),
             shards: shards as u64,
         }
@@ -39,21 +37,18 @@ impl Budget {
 
     /// What one entry may weigh.
     pub(super) fn limit(&self) -> u64 {
-        self.capacity().min(Self::MOST)
+        self.capacity()
     }
 
-    /// Changes the capacity. What is there and too much counts against the pool.
+    /// Changes the capacity. What is there and too much is a debt.
     pub(super) fn resize(&self, capacity: u64) {
-        let before = self.capacity.swap(capacity, Ordering::Relaxed).min(Self::MOST);
-        let room = capacity.min(Self::MOST);
-        self.slack.store(slack(room), Ordering::Relaxed);
-        self.pool.fetch_add(room.wrapping_sub(before), Ordering::Relaxed);
-    }
-
-    /// What nobody has; negative if there is too much.
-    #[inline]
-    fn pool(&self) -> i64 {
-        self.pool.load(Ordering::Relaxed) as i64
+        let before = self.capacity.swap(capacity, Ordering::Relaxed);
+        self.slack.store(slack(capacity), Ordering::Relaxed);
+        if capacity >= before {
+            self.give(capacity - before);
+        } else {
+            self.overdraw(before - capacity);
+        }
     }
 
     /// Whether entries have to leave for those that come to a shard in which so much waits to be dropped. Not if that is
@@ -64,7 +59,7 @@ impl Budget {
             return false;
         }
         let slack = self.slack.load(Ordering::Relaxed);
-        if self.pool() >= slack as i64 {
+        if self.pool.load(Ordering::Relaxed) >= slack {
             self.is_full.store(0, Ordering::Relaxed);
             return false;
         }
@@ -89,33 +84,51 @@ impl Budget {
 
     /// Takes what is wanted or what is there; a little more, so that it need not be asked for often.
     pub(super) fn take(&self, wanted: u64) -> u64 {
-        let more = wanted.saturating_add(self.change());
-        let mut pool = self.pool();
-        while pool > 0 {
-            let taken = more.min(pool as u64);
-            let (seen, left) = (pool as u64, pool as u64 - taken);
-            match self.pool.compare_exchange_weak(seen, left, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return taken,
-                Err(now) => pool = now as i64,
-            }
-        }
-        0
+        take(&self.pool, wanted.saturating_add(self.change()))
     }
 
+    /// Gives room back. Debts are paid first.
     pub(super) fn give(&self, room: u64) {
-        self.pool.fetch_add(room, Ordering::Relaxed);
+        let paid = if self.debt() > 0 { take(&self.debt, room) } else { 0 };
+        if room > paid {
+            self.pool.fetch_add(room - paid, Ordering::Relaxed);
+        }
     }
 
-    /// Takes what is not there.
+    /// Takes room, if it is there or not.
     pub(super) fn overdraw(&self, room: u64) {
-        self.pool.fetch_sub(room, Ordering::Relaxed);
+        let taken = take(&self.pool, room);
+        if room > taken {
+            self.debt.fetch_add(room - taken, Ordering::Relaxed);
+        }
+    }
+
+    /// Pays debts with what there is: threads that take and give at the same time may leave both.
+    pub(super) fn balance(&self) {
+        let debt = self.debt();
+        if debt > 0 {
+            self.give(take(&self.pool, debt));
+        }
     }
 
     /// What is to be paid for that was taken and not there.
     #[inline]
     pub(super) fn debt(&self) -> u64 {
-        0i64.saturating_sub(self.pool()).max(0) as u64
+        self.debt.load(Ordering::Relaxed)
     }
+}
+
+/// Takes so much of a number, or what there is.
+fn take(from: &AtomicU64, wanted: u64) -> u64 {
+    let mut there = from.load(Ordering::Relaxed);
+    while there > 0 && wanted > 0 {
+        let taken = wanted.min(there);
+        match from.compare_exchange_weak(there, there - taken, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return taken,
+            Err(now) => there = now,
+        }
+    }
+    0
 }
 
 /// Small caches have none: each entry that comes waits for the one that leaves.
@@ -145,6 +158,6 @@ mod tests {
         budget.resize(60);
         assert_eq!(budget.debt(), taken - 60);
         budget.resize(u64::MAX);
-        assert_eq!(budget.debt(), 0);
+        assert_eq!((budget.debt(), budget.take(u64::MAX)), (0, u64::MAX - taken));
     }
 }

@@ -68,6 +68,7 @@ impl<K, V> Entries<K, V> {
 
     /// Pays what was taken and not there, by dropping what nobody reads any more.
     pub(super) fn settle(&self, first: usize) {
+        self.budget.balance();
         if self.budget.debt() > 0 && self.drop_some(first) > 0 {
             lanes::scan();
             self.drop_some(first);

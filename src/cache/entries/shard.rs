@@ -14,7 +14,7 @@ use super::Found;
 use super::order::Order;
 use super::slots::{Slot, Slots};
 use super::state::{Chain, State};
-use super::table::{Cell, Table};
+use super::table::{self, Cell, Table};
 use crate::cache::evict::Nodes;
 use crate::cache::times::Life;
 use crate::cache::wheel::Wheel;
@@ -65,13 +65,9 @@ impl<K, V> Shard<K, V> {
     const TRIES: usize = 16;
 
     pub(super) fn new(order: Order, expected: Option<u64>, is_weighted: bool, words: usize) -> Self {
-        // Doubled, it ends at the size that fits.
         let expected = expected.map_or(0, |expected| expected.min(Slots::<K, V>::MOST.into()) as u32);
-        let mut homes = fitting(expected);
-        while homes > 64 {
-            homes = homes.div_ceil(2);
-        }
-        let table = Box::new(Table::new(homes.max(8), 8, homes.max(8) * 2));
+        let homes = table::first_size(expected);
+        let table = Box::new(Table::new(homes, 8, homes * 2));
         Self {
             table: AtomicPtr::new(Box::into_raw(table)),
             version: AtomicU64::new(0),
@@ -309,7 +305,9 @@ impl<'a, K, V> Locked<'a, K, V> {
     fn count(&self, more: u64, heavier: u64, less: u64, lighter: u64) {
         let Writers { weight, len, .. } = &self.shard.writers;
         len.store(len.load(Ordering::Relaxed) + more - less, Ordering::Relaxed);
-        weight.store(weight.load(Ordering::Relaxed) + heavier - lighter, Ordering::Relaxed);
+        // What comes and what leaves may be more than a number holds, together.
+        let all = weight.load(Ordering::Relaxed).wrapping_add(heavier).wrapping_sub(lighter);
+        weight.store(all, Ordering::Relaxed);
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -345,7 +343,8 @@ impl<'a, K, V> Locked<'a, K, V> {
         self.unschedule(slot);
         self.state.young.push(&self.shard.slots, slot);
         self.state.stamp = lanes::stamp();
-        self.state.pending += self.shard.slots.weight(slot);
+        let pending = self.state.pending;
+        self.state.pending = pending.wrapping_add(self.shard.slots.weight(slot));
     }
 
     /// Takes an entry out of the wheel.
@@ -396,7 +395,7 @@ impl<'a, K, V> Locked<'a, K, V> {
         // looks at it. The lock keeps others from emptying it.
         let content = unsafe { slots.get(slot).empty() };
         let weight = slots.weight(slot);
-        self.state.pending -= weight;
+        self.state.pending = self.state.pending.wrapping_sub(weight);
         self.state.free.push_first(slots, slot);
         Some((content, weight))
     }
@@ -438,12 +437,8 @@ impl<'a, K, V> Locked<'a, K, V> {
 
     /// Makes a table with more homes.
     fn grow(&mut self) {
-        let homes = self.table().homes();
-        let fitting = fitting(self.state.expected);
-        let more = if homes >= fitting { homes + homes / 4 } else { (homes * 2).min(fitting) };
-        // A last step that is nearly none is taken at once.
-        let more = if fitting - fitting / 8 <= more { more.max(fitting) } else { more };
-        self.renew(more.max(16), more.clamp(8, 1024));
+        let more = table::next_size(self.table().homes(), self.state.expected);
+        self.renew(more, more.clamp(8, 1024));
     }
 
     /// Makes a table with a longer tail, for many entries with nearly the same hash.
@@ -475,12 +470,6 @@ impl<'a, K, V> Locked<'a, K, V> {
     pub(super) fn is_outgrown_new(&mut self) -> bool {
         std::mem::take(&mut self.state.is_outgrown_new)
     }
-}
-
-/// How many homes are right for so many entries: somewhat more than they are on average.
-fn fitting(expected: u32) -> u32 {
-    let expected = u64::from(expected);
-    ((expected + expected / 32 + 32) * 5 / 4).min(1 << 27) as u32
 }
 
 impl<K, V> Drop for Shard<K, V> {

@@ -157,6 +157,30 @@ impl Table {
     }
 }
 
+/// How many homes are right for so many entries: somewhat more than they are on average.
+fn fitting(expected: u32) -> u32 {
+    let expected = u64::from(expected);
+    ((expected + expected / 32 + 32) * 5 / 4).min(1 << 27) as u32
+}
+
+/// How many homes a table begins with: doubled, they end at what fits.
+pub(super) fn first_size(expected: u32) -> u32 {
+    let mut homes = fitting(expected);
+    while homes > 64 {
+        homes = homes.div_ceil(2);
+    }
+    homes.max(8)
+}
+
+/// How many homes come after so many.
+pub(super) fn next_size(homes: u32, expected: u32) -> u32 {
+    let fitting = fitting(expected);
+    let more = if homes >= fitting { homes + homes / 4 } else { (homes * 2).min(fitting) };
+    // A last step that is nearly none is taken at once.
+    let more = if fitting - fitting / 8 <= more { more.max(fitting) } else { more };
+    more.max(16)
+}
+
 #[cfg(all(test, not(floodwall_loom)))]
 mod tests {
     use std::collections::BTreeMap;
