@@ -79,11 +79,13 @@ impl Lanes {
     /// Gives out a lane that nobody has.
     fn take(&self) -> &'static Lane {
         let is_fenced = self.is_fenced();
-        let begun = self.begun.load(Ordering::Relaxed);
         let book = &mut *self.book.lock();
         if let Some(lane) = book.free.pop() {
             return lane;
         }
+        // Idle as long as it was not there. What was taken out before that scan began is not found by its reads.
+        let begun = self.begun.load(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         let lane: &'static Lane = Box::leak(Box::new(Lane {
             words: std::array::from_fn(|_| AtomicUsize::new(0)),
             is_fenced,
@@ -201,8 +203,21 @@ fn light(is_fenced: bool) {
 }
 
 /// Marks the time at which something was taken out of its place, after it was: only a later scan says that it is free.
+///
+/// For what was taken out under a lock that the caller has taken again since.
 pub(crate) fn stamp() -> u64 {
-    light(LANES.is_fenced());
+    // A scan that is not in the number yet must find the place empty. On x86 stores become visible in their order and
+    // no load overtakes the lock's instruction, so nothing more is needed.
+    if cfg!(all(target_arch = "x86_64", not(miri), not(floodwall_loom))) {
+        compiler_fence(Ordering::SeqCst);
+        return LANES.begun.load(Ordering::SeqCst);
+    }
+    stamp_now()
+}
+
+/// The same for what the caller has just taken out.
+pub(crate) fn stamp_now() -> u64 {
+    fence(Ordering::SeqCst);
     LANES.begun.load(Ordering::SeqCst)
 }
 

@@ -15,6 +15,10 @@ pub(super) struct Seed {
 
 impl Seed {
     pub(super) fn random() -> Self {
+        if cfg!(floodwall_loom) {
+            // The same in each run of a model.
+            return Self { start: 0xe220_a839_7b1d_cdaf, factor: 0x6e78_9e6a_a1b9_65f5 };
+        }
         let random = RandomState::new();
         // Odd, so that no bit of a key is lost.
         Self { start: random.hash_one(1), factor: random.hash_one(2) | 1 }

@@ -3,6 +3,7 @@
 mod budget;
 mod chunks;
 mod gone;
+mod locked;
 mod order;
 mod room;
 mod shard;

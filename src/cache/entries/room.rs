@@ -1,7 +1,8 @@
 //! Who comes in and who has to go: room is made here.
 #![expect(unsafe_code, reason = "what has left the table is handed over")]
 
-use super::shard::{Locked, Shard};
+use super::locked::Locked;
+use super::shard::Shard;
 use super::{Cause, Entries, Gone};
 use crate::cache::evict::Nodes;
 use crate::cache::times::Life;
@@ -55,7 +56,11 @@ impl<K, V> Entries<K, V> {
 
     /// Whether a shard has waited long enough to be told what is free.
     pub(super) fn is_scan_due(&self, locked: &mut Locked<'_, K, V>) -> bool {
-        u64::from(locked.young()) > self.budget.change() || locked.is_outgrown_new()
+        let is_due = u64::from(locked.young()) > self.budget.change() || locked.is_outgrown_new();
+        if is_due {
+            locked.stamp_now();
+        }
+        is_due
     }
 
     /// Finds out what is free, and drops some of a shard's: all in a small cache, where nothing waits.
@@ -88,6 +93,7 @@ impl<K, V> Entries<K, V> {
                     return 0;
                 }
                 if !reaped.reap(shard, &mut locked, 1) {
+                    locked.stamp_now();
                     young += locked.young();
                     break;
                 }
@@ -346,6 +352,7 @@ impl<K: Eq, V> Entries<K, V> {
 
     /// Drops what has left and gives the room back to all.
     pub(in crate::cache) fn tidy(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().stamp_now());
         lanes::scan();
         for shard in &self.shards {
             loop {

@@ -1,7 +1,7 @@
 //! What is known under the lock of a shard: [`State`], and the [`Chain`]s of slots in it.
 
+use super::locked::Outgrown;
 use super::order::Order;
-use super::shard::Outgrown;
 use super::slots::Slots;
 use crate::cache::wheel::Wheel;
 
@@ -13,7 +13,9 @@ pub(super) struct State {
     /// Slots that were ever used.
     pub(super) slots: u32,
     pub(super) free: Chain,
-    /// Out of the table; perhaps named by a reader. All of them before the stamp.
+    /// Out of the table, without a stamp yet.
+    pub(super) fresh: Chain,
+    /// Out of the table since before the stamp; perhaps named by a reader.
     pub(super) young: Chain,
     pub(super) stamp: u64,
     /// Named by nobody: to be emptied.
@@ -59,6 +61,20 @@ impl Chain {
         }
         self.first = slot;
         self.len += 1;
+    }
+
+    /// Puts all of another behind.
+    pub(super) fn append<K, V>(&mut self, slots: &Slots<K, V>, other: &mut Self) {
+        let other = std::mem::take(other);
+        match (self.last, other.first) {
+            (_, 0) => {}
+            (0, _) => *self = other,
+            (last, first) => {
+                slots.get(last).node.set_next(first);
+                self.last = other.last;
+                self.len += other.len;
+            }
+        }
     }
 
     pub(super) fn pop<K, V>(&mut self, slots: &Slots<K, V>) -> Option<u32> {
