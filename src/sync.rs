@@ -113,7 +113,6 @@ mod modelled {
     };
     pub(crate) use loom::sync::{Condvar, MutexGuard};
     pub(crate) use loom::thread::yield_now as back_off;
-    pub(crate) use loom::thread_local;
 
     pub(crate) fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.load(Ordering::Relaxed)
@@ -132,14 +131,15 @@ mod modelled {
     }
     pub(crate) use global;
 
-    macro_rules! thread_local {
+    // A built-in attribute has the name, so the macro gets it on its way out.
+    macro_rules! modelled_thread_local {
         ($($(#[$attribute:meta])* static $name:ident: $type:ty = const { $value:expr };)*) => {
             loom::thread_local! {
                 $($(#[$attribute])* static $name: $type = $value;)*
             }
         };
     }
-    pub(crate) use thread_local;
+    pub(crate) use modelled_thread_local as thread_local;
 
     /// A value that the first one who needs it makes; ordered as the standard library's is.
     #[derive(Debug)]

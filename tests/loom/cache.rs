@@ -6,6 +6,11 @@ use super::*;
 
 type Numbers = Cache<u8, u64>;
 
+/// In a thread of its own: a model's first one ends after what all threads share.
+fn model_of_reads(check: impl Fn() + Send + Sync + Copy + 'static) {
+    model_of(2, move || thread::spawn(check).join().unwrap());
+}
+
 const fn value(key: u8) -> u64 {
     key as u64 * 100
 }
@@ -23,7 +28,7 @@ fn insert(cache: &Numbers, key: u8) {
 
 #[test]
 fn a_slot_is_not_used_again_while_it_is_read() {
-    model_of(2, || {
+    model_of_reads(|| {
         let cache = Numbers::new(1);
         insert(&cache, 1);
         let reader = {
@@ -39,7 +44,7 @@ fn a_slot_is_not_used_again_while_it_is_read() {
 
 #[test]
 fn a_removed_value_is_not_dropped_while_it_is_read() {
-    model_of(2, || {
+    model_of_reads(|| {
         let cache = Numbers::new(2);
         insert(&cache, 1);
         let reader = {
@@ -62,7 +67,7 @@ fn grown(entries: u8) -> Numbers {
 
 #[test]
 fn what_stays_is_found_while_the_table_grows() {
-    model_of(2, || {
+    model_of_reads(|| {
         let cache = grown(6);
         let reader = {
             let cache = cache.clone();
@@ -82,7 +87,7 @@ fn what_stays_is_found_while_the_table_grows() {
 
 #[test]
 fn what_stays_is_found_while_others_move_up() {
-    model_of(2, || {
+    model_of_reads(|| {
         let cache = grown(6);
         let reader = {
             let cache = cache.clone();
@@ -103,7 +108,7 @@ fn what_stays_is_found_while_others_move_up() {
 
 #[test]
 fn a_lane_goes_from_a_thread_that_ends_to_one_that_comes() {
-    model_of(2, || {
+    model_of_reads(|| {
         let cache = Numbers::new(1);
         insert(&cache, 1);
         let threads: Vec<_> = (0..2)
