@@ -92,8 +92,19 @@ use tags::Tags;
 ///
 /// # Cost
 ///
-/// As yet all entries are under one lock, and leave in the order in which they came, however often they are used: fit for
-/// what is loaded slowly, not for millions of look-ups a second, nor for the highest share of hits.
+/// A look-up takes no lock and writes to nothing that threads share, save one byte beside an entry that is not in much use
+/// yet. A write locks a part of the cache. As yet entries leave in the order in which they came, those that were used after
+/// another round: that is not the highest share of hits.
+///
+/// # When values are dropped
+///
+/// What leaves may be read at that moment by another thread, so it is dropped when it is known that nobody does: by the write that
+/// made it leave or by one soon after, of which each drops up to two. What has left and is not dropped yet
+/// takes room as before; there is never more than the cache may hold, and one entry for each thread that
+/// writes or reads. In a cache of fewer than 256 entries what leaves is dropped at once if nobody reads it.
+/// [`sweep`](Cache::sweep), [`clear`](Cache::clear), [`retain`](Cache::retain) and [`set_capacity`](Cache::set_capacity) drop all that nobody reads.
+///
+/// Values are dropped, cloned and looked at outside all locks. [`Eq`] of keys may run under one: it must not use the cache.
 ///
 /// # Examples
 ///
