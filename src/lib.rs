@@ -8,6 +8,7 @@ mod event;
 
 mod answer;
 mod hash;
+mod lanes;
 mod park;
 mod places;
 mod prefetch;

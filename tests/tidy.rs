@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["event"],
     &["sync"],
-    &["hash", "park", "places", "prefetch", "rng", "shards", "slab"],
+    &["hash", "lanes", "park", "places", "prefetch", "rng", "shards", "slab"],
     &["backoff", "clock", "histogram", "window"],
     &["answer", "call", "discipline", "judge", "setters", "wait"],
     &["gate", "semaphore"],
