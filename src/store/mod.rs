@@ -6,12 +6,15 @@
 mod behind;
 mod bell;
 mod blocking;
+mod bus;
 mod cached;
 mod codec;
+mod in_step;
 #[cfg(feature = "journal")]
 #[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
 pub mod journal;
 mod lanes;
+mod listen;
 mod memory;
 mod offload;
 #[cfg(feature = "sqlite")]
@@ -21,6 +24,7 @@ pub use behind::{
     Backlog, DeadLetter, Unwritten, WhenFull, WriteBehind, WriteBehindBuilder, WriteBehindError,
 };
 pub use blocking::{BlockingStore, InPlace};
+pub use bus::{Bus, LocalBus, LocalSubscription, Message, Silence, Subscription};
 pub use cached::CachedStore;
 #[cfg(feature = "serde")]
 pub use codec::Json;
