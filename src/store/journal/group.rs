@@ -141,6 +141,10 @@ impl Group {
         self.queue.lock().pending.acknowledged.extend(sequences);
     }
 
+    pub(super) const fn record_limit(&self) -> usize {
+        self.record_limit
+    }
+
     pub(super) fn stats(&self) -> JournalStats {
         self.queue.lock().stats
     }

@@ -305,6 +305,11 @@ impl Journal {
         self.durability
     }
 
+    /// Returns how many bytes the key and the value of a record may have together.
+    pub const fn record_limit(&self) -> usize {
+        self.group.record_limit()
+    }
+
     /// Returns sizes and counts, as of the last group.
     pub fn stats(&self) -> JournalStats {
         self.group.stats()
