@@ -43,6 +43,8 @@ mod queue;
 mod shed;
 mod throttle;
 
+mod workers;
+
 pub mod headers;
 
 mod keyed;
@@ -92,6 +94,7 @@ pub use limit::{
 pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
+pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, WorkersStats};
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};
