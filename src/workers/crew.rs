@@ -118,7 +118,8 @@ impl Crew {
 
     pub(super) async fn serve(&self, work: Work) {
         let (counts, hook) = (&self.counts, self.queue.hook());
-        if work.deadline != NEVER && self.queue.clock_ref().nanos() >= work.deadline {
+        let deadline = work.call().deadline;
+        if deadline != NEVER && self.queue.clock_ref().nanos() >= deadline {
             counts.expired.fetch_add(1, Ordering::Relaxed);
             work.refuse(Rejected::new(hook.name, Reason::DeadlineExceeded));
             hook.emit(Event::Dropped(DropReason::Expired));

@@ -8,6 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crate::call::Call;
 use crate::error::{Error, Reason, Rejected};
 use crate::park::block_on;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -276,19 +277,23 @@ impl<R> fmt::Debug for Job<R> {
 pub struct Work {
     job: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     place: Arc<dyn Place>,
-    /// Nanoseconds on the process's timeline.
-    pub(super) deadline: u64,
+    call: Call,
 }
 
 impl Work {
-    pub(super) fn new<F>(job: F, deadline: u64, left: &Arc<AtomicU64>) -> (Self, Job<F::Output>)
+    pub(super) fn new<F>(job: F, call: Call, left: &Arc<AtomicU64>) -> (Self, Job<F::Output>)
     where
         F: Future<Output: Send> + Send + 'static,
     {
         let state = State { step: Step::Queued, is_wanted: true, is_detached: false, waker: None };
         let slot = Arc::new(Slot { state: Mutex::new(state), left: left.clone() });
         let job = Some(Box::pin(guarded(job, slot.clone())) as Pin<Box<dyn Future<Output = bool> + Send>>);
-        (Self { job, place: slot.clone(), deadline }, Job { slot })
+        (Self { job, place: slot.clone(), call }, Job { slot })
+    }
+
+    /// Returns what was asked for the job: its priority, deadline and cost.
+    pub const fn call(&self) -> Call {
+        self.call
     }
 
     /// Returns whether somebody waits for the result, or it was [detached](Job::detach).

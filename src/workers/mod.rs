@@ -116,7 +116,7 @@ impl Workers {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (work, job) = Work::new(job, call.deadline, &self.left);
+        let (work, job) = Work::new(job, call, &self.left);
         self.crew.queue.try_push_for(work, call)?;
         self.crew.grow();
         Ok(job)
@@ -152,7 +152,7 @@ impl Workers {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (work, job) = Work::new(job, call.deadline, &self.left);
+        let (work, job) = Work::new(job, call, &self.left);
         let queue = &self.crew.queue;
         if self.caller_runs {
             match queue.try_push_for(work, call) {
