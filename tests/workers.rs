@@ -50,7 +50,7 @@ fn jobs_run_on_threads_and_give_their_results() {
     let workers = Workers::threads(3);
     let jobs: Vec<_> = (0..100_u64).map(|n| workers.try_run(async move { n * n }).unwrap()).collect();
     let sum: u64 = jobs.into_iter().map(|job| job.wait_blocking().unwrap()).sum();
-    assert_eq!(sum, (0..100).map(|n| n * n).sum());
+    assert_eq!(sum, (0..100).map(|n| n * n).sum::<u64>());
     until(|| workers.stats().finished == 100);
     assert_eq!(workers.stats().queue.popped, 100);
 }

@@ -202,14 +202,30 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Send + 'static,
     {
-        let (hash, settings) = (self.inner.hash(key), &self.inner.settings);
         let load = || async { load().await.map_err(Error::Inner) };
+        self.get_or_refresh_by(key, || load).await
+    }
+
+    /// As [`get_or_refresh`](Cache::get_or_refresh), for a load that is made only when it is needed.
+    pub(crate) async fn get_or_refresh_by<Q, M, F, Fut, E>(&self, key: &Q, make: M) -> Result<V, Error<E>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        M: FnOnce() -> F,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, Error<E>>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let (hash, settings) = (self.inner.hash(key), &self.inner.settings);
         let (old, start) = match (self.ask(hash, key), &settings.background) {
             (Asked::Old(old), Some(start)) if !old.is_spare || settings.soft_timeout < Duration::MAX => {
                 (old, start)
             }
-            (asked, _) => return self.fly_on::<Q, _, _, E, OwnErrors>(hash, key, NEVER, asked, load).await,
+            (asked, _) => {
+                return self.fly_on::<Q, _, _, E, OwnErrors>(hash, key, NEVER, asked, || make()()).await;
+            }
         };
+        let load = make();
         let (value, key, cache) = (old.value.clone(), old.key.clone(), self.clone());
         let (is_spare, is_over) = (old.is_spare, old.is_over);
         let (question, answer) = answer::ask();
