@@ -68,6 +68,10 @@ async fn jobs_run_in_tasks_and_may_wait_there() {
     assert_eq!(workers.shutdown(LONG).await.unrun.len(), 0);
 }
 
+async fn unlucky() {
+    panic!("no {}", "luck");
+}
+
 /// Trap 30: a panic in a job, in its result's drop, or in the drop of a panic's payload takes no worker along.
 #[test]
 fn panics_are_told_and_counted_and_kill_no_worker() {
@@ -88,8 +92,8 @@ fn panics_are_told_and_counted_and_kill_no_worker() {
     });
     let workers = Workers::builder().queue(queue).threads(2);
     for _ in 0..10 {
-        let job = workers.try_run(async { panic!("no {}", "luck") }).unwrap();
-        let error: Error<JobError> = job.wait_blocking().map(|()| ()).unwrap_err();
+        let job = workers.try_run(unlucky()).unwrap();
+        let error: Error<JobError> = job.wait_blocking().unwrap_err();
         assert_eq!(error.to_string(), "the job panicked: no luck");
     }
     let (starts, started) = channel();
@@ -223,15 +227,11 @@ fn a_rejection_says_when_there_will_be_room() {
     let mut ends = vec![blocker(&workers)];
     for _ in 0..100 {
         // One is always in the queue, so that it is never idle.
-        while let Ok(job) = {
+        loop {
             let (end, ends_here) = channel::<()>();
-            let job = workers.try_run(async move { drop(ends_here.recv()) });
-            job.map(|job| {
-                ends.push(end);
-                job
-            })
-        } {
+            let Ok(job) = workers.try_run(async move { ends_here.recv().is_ok() }) else { break };
             job.detach();
+            ends.push(end);
         }
         retry_after = workers.try_run(async {}).unwrap_err().retry_after();
         clock.advance(secs(1));
@@ -269,7 +269,7 @@ fn more_workers_come_when_jobs_would_wait_and_go_when_they_are_idle() {
             workers.try_run(async move { together.wait() }).unwrap()
         })
         .collect();
-    jobs.into_iter().for_each(|job| drop(job.wait_blocking().unwrap()));
+    assert!(jobs.into_iter().all(|job| job.wait_blocking().is_ok()));
     assert_eq!(workers.stats().workers, 4);
     until(|| workers.stats().idle == 4);
     until(|| {

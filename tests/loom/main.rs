@@ -9,6 +9,7 @@ mod breaker;
 mod flight;
 mod limit;
 mod queue;
+mod workers;
 
 use std::future::Future;
 use std::pin::Pin;
