@@ -45,6 +45,8 @@ pub mod shard;
 mod shed;
 mod throttle;
 
+mod workers;
+
 pub mod headers;
 
 mod keyed;
@@ -95,6 +97,7 @@ pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unp
 pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
+pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, WorkersStats};
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["acquire"],
     &["flight"],
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "queue", "shard", "shed", "throttle"],
-    &["headers"],
+    &["headers", "workers"],
     &["keyed"],
     &["policy"],
     &["store"],
