@@ -17,6 +17,8 @@ mod lanes;
 mod listen;
 mod memory;
 mod offload;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -31,6 +33,8 @@ pub use codec::Json;
 pub use codec::{Codec, CodecError, Plain};
 pub use memory::MemoryStore;
 pub use offload::{Job, Offload};
+#[cfg(feature = "postgres")]
+pub use postgres::{Postgres, PostgresError};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteError};
 
