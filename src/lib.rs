@@ -21,6 +21,7 @@ mod clock;
 mod histogram;
 mod window;
 
+mod bell;
 mod call;
 mod judge;
 mod setters;
@@ -38,6 +39,7 @@ mod bulkhead;
 pub mod cache;
 mod concurrency;
 mod limit;
+pub mod pool;
 mod shed;
 mod throttle;
 
@@ -86,6 +88,7 @@ pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use pool::{Checkout, Manager, Pool, PoolBuilder};
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 
