@@ -391,7 +391,7 @@ fn a_checkout_can_be_taken_discarded_or_marked() {
     let (_, server, pool) = setup(|pool| pool.max(1));
     let mine = ready(&mut get(&pool)).take();
     assert_eq!((mine.number, counts(&pool)), (1, [0; 5]));
-    drop(ready(&mut get(&pool)).discard());
+    ready(&mut get(&pool)).discard();
     assert_eq!((server.count(&server.closed), counts(&pool)), (1, [0; 5]));
     let mut broken = ready(&mut get(&pool));
     broken.broken = true;
@@ -628,7 +628,7 @@ fn whatever_panics_the_pool_goes_on() {
     server.set(&server.needs_reset, 0);
 
     server.set(&server.closes, PANICS);
-    drop(ready(&mut get(&pool)).discard());
+    ready(&mut get(&pool)).discard();
     assert_eq!(counts(&pool), [0; 5]);
     server.set(&server.closes, WELL);
 

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::core::Plan;
+use super::core::{Mode, Plan};
 use super::error::ConnectError;
 use super::job::{Ended, Job};
 use super::manager::Manager;
@@ -55,6 +55,11 @@ impl<'a, M: Manager> Driver<'a, M> {
         wait: Option<Pin<&Wait<'_, Shared<M>>>>,
     ) -> bool {
         let mut comes = false;
+        if self.is_busy() && self.shared.state().core.mode() == Mode::Closed {
+            let (dials, closes) = std::mem::take(&mut self.jobs).into_iter().partition(Job::is_dial);
+            self.jobs = closes;
+            self.shared.lay_down(dials);
+        }
         for mut job in std::mem::take(&mut self.jobs) {
             match self.ended(&mut job, context) {
                 Some(ended) => {

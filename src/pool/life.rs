@@ -150,7 +150,7 @@ impl<M: Manager> Pool<M> {
             })
             .await;
         shared.close();
-        shared.drive(&mut driver, end, |shared, _| shared.status().in_use == 0).await;
+        shared.drive(&mut driver, end, |shared, _| shared.status().total == 0).await;
         shared.status().in_use
     }
 

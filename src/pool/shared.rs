@@ -353,7 +353,10 @@ impl<M: Manager> Shared<M> {
         state.resting = closes;
         dials.iter().for_each(|_| state.core.abandoned());
         drop(state);
-        dials.into_iter().for_each(Job::put_away);
+        if !dials.is_empty() {
+            dials.into_iter().for_each(Job::put_away);
+            self.bell.ring();
+        }
     }
 
     /// Sees to it that somebody does what there is to do.
