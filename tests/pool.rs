@@ -244,6 +244,44 @@ fn after_a_failure_the_whole_pool_waits_as_the_backoff_says() {
 }
 
 #[test]
+fn who_sleeps_for_the_next_attempt_wakes_another_for_the_second() {
+    let (clock, server, pool) = setup(|pool| pool.max(4).backoff(steady(secs(1))));
+    server.set(&server.connects, DOWN);
+    let [first, second] = [(); 2].map(|()| Arc::new(Wakes::default()));
+    let (mut a, mut b) = (get(&pool), get(&pool));
+    assert!(first.poll(&mut a).is_pending());
+    assert!(second.poll(&mut b).is_pending());
+    server.set(&server.connects, HANGS);
+    clock.advance(secs(1));
+    assert_eq!((first.count(), second.count()), (1, 0));
+    assert!(first.poll(&mut a).is_pending());
+    assert_eq!((second.count(), server.now(&server.dialling)), (1, 1));
+    assert!(second.poll(&mut b).is_pending());
+    assert_eq!(server.now(&server.dialling), 2);
+}
+
+#[test]
+fn who_is_to_look_after_dials_and_is_served_meanwhile_wakes_another() {
+    let (clock, server, pool) = setup(|pool| pool.max(3).backoff(steady(secs(1))));
+    let [held, _other] = [(); 2].map(|()| ready(&mut get(&pool)));
+    server.set(&server.connects, DOWN);
+    let (mut keeper, mut second, mut third) = (get(&pool), get(&pool), get(&pool));
+    let wakes = Arc::new(Wakes::default());
+    waits(&mut keeper);
+    waits(&mut second);
+    assert!(wakes.poll(&mut third).is_pending());
+    drop(keeper);
+    drop(held);
+    let _held = ready(&mut second);
+    assert_eq!(wakes.count(), 1);
+    assert!(wakes.poll(&mut third).is_pending());
+    server.set(&server.connects, WELL);
+    clock.advance(secs(1));
+    assert_eq!(wakes.count(), 2);
+    drop(ready(&mut third));
+}
+
+#[test]
 fn a_dial_has_its_own_time() {
     let (clock, server, pool) = setup(|pool| pool.max(1).connect_timeout(secs(2)).backoff(steady(secs(1))));
     server.set(&server.connects, HANGS);
