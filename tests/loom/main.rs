@@ -8,6 +8,7 @@
 mod breaker;
 mod flight;
 mod limit;
+mod pool;
 
 use std::future::Future;
 use std::pin::Pin;
