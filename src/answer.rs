@@ -1,9 +1,12 @@
 //! One answer from whoever works on another thread or in another task: [`Question`], [`Answer`].
 
+use std::future::poll_fn;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use crate::clock::Sleep;
 use crate::sync::Mutex;
 
 /// Waits for one answer.
@@ -40,6 +43,16 @@ impl<T> Question<T> {
             Asked::Answered(answer) => Poll::Ready(Some(answer)),
             Asked::Never => Poll::Ready(None),
         }
+    }
+
+    /// Returns the answer if it comes before the sleep ends.
+    pub(crate) async fn within(&self, sleep: Sleep) -> Option<T> {
+        let mut sleep = pin!(sleep);
+        poll_fn(|context| match self.poll(context.waker()) {
+            Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
+            ready => ready,
+        })
+        .await
     }
 }
 

@@ -102,7 +102,7 @@ pub use policy::{
 };
 
 // The system of record.
-pub use store::{Store, WriteBehind, WriteBehindBuilder};
+pub use store::{CachedStore, Store, WriteBehind, WriteBehindBuilder};
 
 pub mod chaos {
     //! What a [`Chaos`](crate::Chaos) can inject.

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use floodwall::cache::Job;
-use floodwall::{Cache, CacheBuilder, Clock, Error, block_on};
+use floodwall::{Cache, CacheBuilder, Call, Clock, Error, Policy, block_on};
 use proptest::prelude::*;
 use support::{millis, poll, secs};
 
@@ -138,6 +138,20 @@ fn all_who_wait_for_a_load_that_fails_get_what_was_there() {
         assert_eq!(poll(caller), Poll::Ready(Ok(1)));
     }
     assert_eq!((loads.get(), cache.stats().stale), (1, 1));
+}
+
+#[test]
+fn who_waits_until_its_deadline_gets_what_was_there() {
+    let (cache, clock) = cache(|cache| cache.stale_if_error(secs(100)));
+    clock.advance(secs(10));
+    let mut first = Box::pin(cache.get_or_load("a", pending::<Result<u32, &str>>));
+    assert!(poll(&mut first).is_pending());
+    let at = cache.at("a");
+    let call = Call::new().deadline(clock.now() + secs(1));
+    let mut late = Box::pin(at.call_with(call, |_| ready(Ok::<_, &str>(2))));
+    assert!(poll(&mut late).is_pending());
+    clock.advance(secs(1));
+    assert_eq!((poll(&mut late), cache.stats().stale), (Poll::Ready(Ok(1)), 1));
 }
 
 #[test]

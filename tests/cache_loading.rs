@@ -107,6 +107,18 @@ fn trap_2_an_older_load_does_not_replace_a_newer_one() {
 }
 
 #[test]
+fn who_takes_over_does_not_load_what_has_come_meanwhile() {
+    let users = Users::new(100);
+    let (_gives, mut first) = loading(&users, &1);
+    assert!(poll(&mut first).is_pending());
+    let mut second = Box::pin(users.get_or_load(&1, async || Err::<u32, _>("loaded twice")));
+    assert!(poll(&mut second).is_pending());
+    users.insert(1, 2).unwrap();
+    drop(first);
+    assert_eq!((poll(&mut second), users.stats().loads), (Poll::Ready(Ok(2)), 0));
+}
+
+#[test]
 fn trap_4_no_update_of_threads_that_compute_is_lost() {
     let users = Users::new(100);
     std::thread::scope(|scope| {

@@ -49,7 +49,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     pub async fn get_many<'k, Q, F, Fut, L, E>(
         &self,
         keys: impl IntoIterator<Item = &'k Q>,
-        mut load: F,
+        load: F,
     ) -> Result<Vec<Option<V>>, Error<E>>
     where
         K: Borrow<Q>,
@@ -75,18 +75,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             }
             values.push(value);
         }
-        let mut follows = Vec::new();
-        while !misses.is_empty() || !follows.is_empty() {
-            let mut batch = inner.join_many(&mut misses, &mut follows, &mut values);
-            if batch.0.is_empty() {
-                batch = inner.follow_many(&mut follows, &mut misses, &mut values).await?;
-            }
-            if !batch.0.is_empty() {
-                let keys = batch.0.iter().map(|(miss, _)| miss.key.to_owned()).collect();
-                let (result, batch) = Led::new(batch, || load(keys)).await;
-                batch.install(result.map_err(Error::Inner)?, &mut values);
-            }
-        }
+        self.load_many(misses, &mut values, load).await?;
         for (place, first) in repeated {
             values[place] = values[first].clone();
         }
@@ -112,13 +101,43 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     {
         block_on(self.get_many(keys, |missing| ready(load(missing))))
     }
+
+    /// Fills in the values of keys that were missed.
+    pub(super) async fn load_many<'k, Q, F, Fut, L, E>(
+        &self,
+        mut misses: Vec<Miss<'k, Q>>,
+        values: &mut [Option<V>],
+        mut load: F,
+    ) -> Result<(), Error<E>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        F: FnMut(Vec<K>) -> Fut,
+        Fut: Future<Output = Result<L, E>>,
+        L: IntoIterator<Item = (K, V)>,
+    {
+        let inner = &*self.inner;
+        let mut follows = Vec::new();
+        while !misses.is_empty() || !follows.is_empty() {
+            let mut batch = inner.join_many(&mut misses, &mut follows, values);
+            if batch.0.is_empty() {
+                batch = inner.follow_many(&mut follows, &mut misses, values).await?;
+            }
+            if !batch.0.is_empty() {
+                let keys = batch.0.iter().map(|(miss, _)| miss.key.to_owned()).collect();
+                let (result, batch) = Led::new(batch, || load(keys)).await;
+                batch.install(result.map_err(Error::Inner)?, values);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A key that was missed, and the first place in the result where it belongs.
-struct Miss<'k, Q: ?Sized> {
-    key: &'k Q,
-    hash: u64,
-    place: usize,
+pub(super) struct Miss<'k, Q: ?Sized> {
+    pub(super) key: &'k Q,
+    pub(super) hash: u64,
+    pub(super) place: usize,
 }
 
 /// Keys to load in one call.

@@ -3,8 +3,40 @@
 //! For results that cost more to make than to keep, and that may be as old as you say: rows, pages, tokens, answers of
 //! other services. Not for what must never be lost, nor for what many processes must agree on: a cache may forget any
 //! entry at any time.
+//!
+//! # Coming from moka, quick_cache or lru
+//!
+//! | here | moka | quick_cache | lru |
+//! |---|---|---|---|
+//! | [`new`](Cache::new), [`builder`](Cache::builder) | `new`, `builder().max_capacity` | `new`, `with_weighter` | `new` |
+//! | [`get`](Cache::get), [`with`](Cache::with) | `get` | `get` | `get` |
+//! | [`peek`](Cache::peek), [`contains`](Cache::contains) | `contains_key` | `peek`, `contains_key` | `peek`, `contains` |
+//! | [`insert`](Cache::insert) | `insert` | `insert` | `put`, `push` |
+//! | [`remove`](Cache::remove) | `remove`, `invalidate` | `remove` | `pop` |
+//! | [`remove_if`](Cache::remove_if), [`retain`](Cache::retain) | `invalidate_entries_if` | `remove_if`, `retain` | |
+//! | [`clear`](Cache::clear) | `invalidate_all` | `clear` | `clear` |
+//! | [`get_or_load`](Cache::get_or_load), [`get_or_load_blocking`](Cache::get_or_load_blocking) | `try_get_with` of `future::Cache`, of `sync::Cache` | `get_or_insert_async`, `get_or_insert_with` | `try_get_or_insert` |
+//! | [`entry`](Cache::entry) with a [`LoadGuard`] | | `get_value_or_guard_async` | |
+//! | [`compute`](Cache::compute) | `entry(..).and_try_compute_with` | `entry` | `get_mut` |
+//! | [`get_many`](Cache::get_many), [`BatchLoader`] | | | |
+//! | [`weigher`](CacheBuilder::weigher), in u64 | `weigher`, in u32 | `Weighter` | |
+//! | [`ttl`](CacheBuilder::ttl), [`idle`](CacheBuilder::idle) | `time_to_live`, `time_to_idle` | | |
+//! | [`expiry`](CacheBuilder::expiry), [`insert_for`](Cache::insert_for) | `expire_after` | | |
+//! | [`refresh_ahead`](CacheBuilder::refresh_ahead), [`stale_if_error`](CacheBuilder::stale_if_error) and what stands beside them | | | |
+//! | [`listener`](CacheBuilder::listener) | `eviction_listener` | `Lifecycle` | `push` returns it |
+//! | [`tags`](CacheBuilder::tags), [`remove_tag`](Cache::remove_tag), [`listen`](Cache::listen) | | | |
+//! | [`iter`](Cache::iter), [`for_each`](Cache::for_each) | `iter` | `iter` | `iter` |
+//! | [`set_capacity`](Cache::set_capacity) | | `set_capacity` | `resize` |
+//! | [`sweep`](Cache::sweep) | `run_pending_tasks` | | |
+//! | [`len`](Cache::len), [`weight`](Cache::weight) | `entry_count`, `weighted_size` | `len`, `weight` | `len` |
+//! | [`stats`](Cache::stats) | | `hits`, `misses` | |
+//!
+//! What is different: one cache serves threads and tasks, so there are no two types for them. `insert` returns an error with
+//! the value if the entry is too heavy, where the others drop it silently. `remove` stops loads of its key from being kept.
+//! There is no thread and no queue behind it: an insert is seen at once, and counts are exact.
 
 mod at;
+mod batch;
 mod builder;
 mod compute;
 mod entries;
@@ -31,6 +63,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use at::CacheAt;
+pub use batch::BatchLoader;
 pub use builder::CacheBuilder;
 pub use compute::Compute;
 pub use entries::Cause;

@@ -2,9 +2,9 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::future::{poll_fn, ready};
+use std::future::ready;
 use std::hash::Hash;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::fresh::{Claim, State};
 use super::load::Load;
 use super::stats::Count;
 use super::{Cache, CacheBuilder};
-use crate::answer::{self, Question};
-use crate::clock::{NEVER, Sleep};
+use crate::answer;
+use crate::clock::NEVER;
 use crate::error::Error;
 use crate::flight::OwnErrors;
 use crate::park::block_on;
@@ -202,14 +202,30 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Send + 'static,
     {
-        let (hash, settings) = (self.inner.hash(key), &self.inner.settings);
         let load = || async { load().await.map_err(Error::Inner) };
+        self.get_or_refresh_by(key, || load).await
+    }
+
+    /// As [`get_or_refresh`](Cache::get_or_refresh), for a load that is made only when it is needed.
+    pub(crate) async fn get_or_refresh_by<Q, M, F, Fut, E>(&self, key: &Q, make: M) -> Result<V, Error<E>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        M: FnOnce() -> F,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, Error<E>>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let (hash, settings) = (self.inner.hash(key), &self.inner.settings);
         let (old, start) = match (self.ask(hash, key), &settings.background) {
             (Asked::Old(old), Some(start)) if !old.is_spare || settings.soft_timeout < Duration::MAX => {
                 (old, start)
             }
-            (asked, _) => return self.fly_on::<Q, _, _, E, OwnErrors>(hash, key, NEVER, asked, load).await,
+            (asked, _) => {
+                return self.fly_on::<Q, _, _, E, OwnErrors>(hash, key, NEVER, asked, || make()()).await;
+            }
         };
+        let load = make();
         let (value, key, cache) = (old.value.clone(), old.key.clone(), self.clone());
         let (is_spare, is_over) = (old.is_spare, old.is_over);
         let (question, answer) = answer::ask();
@@ -220,7 +236,7 @@ where
         if is_spare {
             let sleep = self.inner.clock.sleep(settings.soft_timeout);
             // `None`: it is too late, or the job was dropped.
-            if let Some(fresh) = within(question, sleep).await {
+            if let Some(fresh) = question.within(sleep).await {
                 return fresh;
             }
         }
@@ -246,14 +262,4 @@ where
     {
         block_on(self.get_or_refresh(key, || ready(load())))
     }
-}
-
-/// Returns the answer if it comes before the sleep ends.
-async fn within<T>(question: Question<T>, sleep: Sleep) -> Option<T> {
-    let mut sleep = pin!(sleep);
-    poll_fn(|context| match question.poll(context.waker()) {
-        Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
-        ready => ready,
-    })
-    .await
 }

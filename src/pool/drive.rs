@@ -43,7 +43,7 @@ impl<'a, M: Manager> Driver<'a, M> {
     }
 
     /// Returns whether it has something in hand.
-    pub(super) const fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         !self.jobs.is_empty()
     }
 

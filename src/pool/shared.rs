@@ -131,7 +131,6 @@ impl<M: Manager> Line for Shared<M> {
 }
 
 impl<M: Manager> Shared<M> {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a builder")]
     pub(super) fn new(
         manager: M,
         limits: Limits,

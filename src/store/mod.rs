@@ -5,10 +5,12 @@
 
 mod behind;
 mod blocking;
+mod cached;
 mod codec;
 #[cfg(feature = "journal")]
 #[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
 pub mod journal;
+mod lanes;
 mod memory;
 mod offload;
 #[cfg(feature = "sqlite")]
@@ -18,6 +20,7 @@ pub use behind::{
     Backlog, DeadLetter, Unwritten, WhenFull, WriteBehind, WriteBehindBuilder, WriteBehindError,
 };
 pub use blocking::{BlockingStore, InPlace};
+pub use cached::CachedStore;
 #[cfg(feature = "serde")]
 pub use codec::Json;
 pub use codec::{Codec, CodecError, Plain};

@@ -59,7 +59,7 @@ fn setup(max: usize, pends: bool) -> Setup {
 /// Trap 1: a connection that comes home while somebody is about to wait reaches it.
 #[test]
 fn a_connection_that_comes_home_reaches_who_waits() {
-    model_of(2, || {
+    model(|| {
         let Setup { pool, made, .. } = setup(1, false);
         let held = block_on(pool.get()).unwrap();
         let takes = {
@@ -77,7 +77,7 @@ fn a_connection_that_comes_home_reaches_who_waits() {
 /// Trap 2: a waiter goes away while a connection comes home; the other waiter gets it.
 #[test]
 fn a_waiter_that_goes_away_takes_no_connection_with_it() {
-    model_of(2, || {
+    model(|| {
         let Setup { pool, .. } = setup(1, false);
         let held = block_on(pool.get()).unwrap().into_owned();
         let (first, second) = (pool.clone(), pool.clone());
@@ -97,7 +97,7 @@ fn a_waiter_that_goes_away_takes_no_connection_with_it() {
 /// The one that drives a dial goes away while another comes to wait: the dial reaches it, and no second one is made.
 #[test]
 fn a_dial_whose_driver_goes_away_reaches_who_waits() {
-    model_of(2, || {
+    model(|| {
         let Setup { pool, made, .. } = setup(1, true);
         let first = pool.clone();
         let mut drives: Pin<Box<dyn Future<Output = _> + Send>> =
@@ -117,7 +117,7 @@ fn a_dial_whose_driver_goes_away_reaches_who_waits() {
 /// A broken connection is closed while somebody is about to wait: its place is dialled for that one.
 #[test]
 fn a_place_that_becomes_free_reaches_who_waits() {
-    model_of(2, || {
+    model(|| {
         let Setup { pool, made, open } = setup(1, false);
         let held = block_on(pool.get()).unwrap().into_owned();
         let takes = {
@@ -134,7 +134,7 @@ fn a_place_that_becomes_free_reaches_who_waits() {
 /// Trap 18: the pool is closed while a connection comes home and somebody waits. All are answered, all is closed.
 #[test]
 fn a_close_answers_all_and_leaves_nothing_open() {
-    model_of(2, || {
+    model(|| {
         let Setup { pool, open, .. } = setup(1, false);
         let held = block_on(pool.get()).unwrap().into_owned();
         let takes = {

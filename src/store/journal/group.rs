@@ -1,9 +1,9 @@
 //! Group commit without a thread of its own: the first waiter writes and syncs for all that have come.
 //!
 //! Whoever finds the log leads: it takes the log and the batch that has gathered, writes and syncs that in one go, and tells
-//! all who wait for it. Meanwhile the next batch gathers; then one of its waiters is woken to lead. A waiter
-//! that is dropped before it led passes the call on to the next. Nobody is dropped while it leads, since to lead is to
-//! block: an async caller also blocks its thread for one write and one `fsync`.
+//! all who wait for it. Meanwhile the next batch gathers; then its waiters are woken, and the first one to run leads. So one
+//! that is dropped, or just not polled, holds nobody up. Nobody is dropped while it leads, since to lead is to block: an
+//! async caller also blocks its thread for one write and one `fsync`.
 
 use std::fmt;
 use std::io;
@@ -200,7 +200,7 @@ impl Lead<'_> {
                 let mut batch = std::mem::take(&mut self.batch);
                 batch.clear();
                 queue.spare = Some(batch);
-                wakers.extend(queue.next_leader());
+                wakers.extend(queue.call_to_lead());
             }
         }
         drop(queue);
@@ -236,10 +236,11 @@ impl Queue {
         }
     }
 
-    /// Returns whom to wake, since the log is there and something waits for it.
-    fn next_leader(&mut self) -> Option<Waker> {
-        let first = *self.pending.waiters.first().filter(|_| self.log.is_some())?;
-        self.waiters.get_mut(first)?.waker.take()
+    /// Returns whom to wake, since the log is there and something waits for it: all of them. The first alone would do if
+    /// it were sure to be polled; a future that is held and not polled must not keep up the others.
+    fn call_to_lead(&mut self) -> impl Iterator<Item = Waker> {
+        let waiting = if self.log.is_some() { self.pending.waiters.as_slice() } else { &[] };
+        waiting.iter().filter_map(|key| self.waiters.get_mut(*key)?.waker.take())
     }
 }
 
@@ -302,13 +303,8 @@ impl Drop for Waiting<'_> {
         if let Some(gone) = &gone {
             queue.pending.acknowledged.extend(gone.sequences.clone());
         }
-        // It may have been the one that was called to lead.
-        let next = queue.next_leader();
         drop(queue);
         drop(gone);
-        if let Some(next) = next {
-            next.wake();
-        }
     }
 }
 
