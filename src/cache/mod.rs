@@ -69,6 +69,7 @@ pub use builder::CacheBuilder;
 pub use compute::Compute;
 pub use entries::Cause;
 pub use entry::{Entry, LoadGuard};
+pub use evict::{Eviction, Simulator};
 pub use expiry::Expiry;
 pub use invalidate::Invalidation;
 pub use refresh::Job;
