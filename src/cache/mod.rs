@@ -74,7 +74,7 @@ pub use expiry::Expiry;
 pub use invalidate::Invalidation;
 pub use refresh::Job;
 pub use snapshot::Kept;
-pub use stats::CacheStats;
+pub use stats::{CacheStats, Estimate};
 
 use crate::clock::Clock;
 use crate::error::saturating_nanos;
