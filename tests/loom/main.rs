@@ -9,6 +9,7 @@ mod breaker;
 mod cache;
 mod flight;
 mod limit;
+mod queue;
 
 use std::future::Future;
 use std::pin::Pin;

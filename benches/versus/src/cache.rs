@@ -138,7 +138,8 @@ fn numbers(name: &'static str, keys: u64, inserts: u64) -> Case {
     })
 }
 
-static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| (0..KEYS).map(|key| format!("user:{key:07}")).collect());
+static TEXTS: LazyLock<Vec<String>> =
+    LazyLock::new(|| (0..KEYS).map(|key| format!("user:{key:07}")).collect());
 static BYTES: LazyLock<Vec<Arc<[u8]>>> = LazyLock::new(|| (0..1024).map(|_| Arc::from([7; 100])).collect());
 
 fn texts(name: &'static str, keys: u64, inserts: u64) -> Case {

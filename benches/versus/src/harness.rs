@@ -120,7 +120,15 @@ impl Times {
 impl Case {
     /// A case for one thread.
     pub fn new(name: &'static str) -> Self {
-        Self { name, threads: &[1], quick: None, peers: Vec::new(), bar: None, hold: || Box::new(()), tails: false }
+        Self {
+            name,
+            threads: &[1],
+            quick: None,
+            peers: Vec::new(),
+            bar: None,
+            hold: || Box::new(()),
+            tails: false,
+        }
     }
 
     /// Measures with so many threads, one number after the other.
@@ -175,6 +183,24 @@ impl Case {
         self.add(name, move |start| {
             let mut thing = make();
             start.lap(|| operation(black_box(&mut thing)))
+        })
+    }
+
+    /// Adds a peer of which one operation moves `items` items, with threads of its own.
+    pub fn peer_in_bulk(
+        self,
+        name: &'static str,
+        items: u64,
+        operation: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        self.add(name, move |start| {
+            start.line.wait();
+            let (begin, mut operations) = (Instant::now(), 0);
+            while operations == 0 || !start.is_over.load(Ordering::Relaxed) {
+                operation();
+                operations += items;
+            }
+            Lap { start: begin, end: Instant::now(), operations, times: Times::new() }
         })
     }
 

@@ -7,6 +7,7 @@ mod harness;
 mod hedge;
 mod keyed;
 mod limit;
+mod queue;
 mod stack;
 
 use std::{panic, process};
@@ -24,6 +25,7 @@ const AREAS: &[(&str, Cases)] = &[
     ("breaker", breaker::cases),
     ("stack", stack::cases),
     ("hedge", hedge::cases),
+    ("queue", queue::cases),
     ("cache", cache::cases),
 ];
 
