@@ -74,9 +74,13 @@ pub(super) struct Entries<K, V> {
     budget: Budget,
     is_listened: bool,
     is_weighted: bool,
+    is_timed: bool,
     /// Of a cache that learns; one that does not keeps its entries in order at each use.
     lessons: Option<Lessons>,
 }
+
+/// More entries than this make no difference.
+const MANY: u64 = 1 << 40;
 
 impl<K, V> Entries<K, V> {
     pub(super) fn new(room: Room) -> Self {
@@ -96,7 +100,8 @@ impl<K, V> Entries<K, V> {
             budget: Budget::new(room.capacity, shards),
             is_listened: room.listened,
             is_weighted: room.weighted,
-            lessons: (room.eviction == Eviction::Adaptive).then(|| Lessons::new(room.capacity)),
+            is_timed: room.words > 0,
+            lessons: (room.eviction == Eviction::Adaptive).then(|| Lessons::new(room.capacity.min(MANY))),
         }
     }
 
@@ -106,9 +111,9 @@ impl<K, V> Entries<K, V> {
         let (len, weight) = (self.len() as u64, self.weight());
         if self.is_weighted && weight > 0 {
             let entries = u128::from(len.max(1)) * u128::from(self.capacity()) / u128::from(weight);
-            return entries.min(1 << 40) as u64;
+            return entries.min(MANY.into()) as u64;
         }
-        self.capacity()
+        self.capacity().min(MANY)
     }
 
     /// What share of the look-ups would have been hits lately, with this capacity and others.
@@ -125,6 +130,12 @@ impl<K, V> Entries<K, V> {
 
     pub(super) fn capacity(&self) -> u64 {
         self.budget.capacity()
+    }
+
+    /// Whether it knows time at all.
+    #[inline]
+    pub(super) fn is_timed(&self) -> bool {
+        self.is_timed
     }
 
     pub(super) fn len(&self) -> usize {

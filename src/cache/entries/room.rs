@@ -324,7 +324,7 @@ impl<K: Eq, V> Entries<K, V> {
             self.budget.give(paid);
         }
         if self.is_scan_due(&mut locked) {
-            gone.due = Some(number);
+            gone.due = Some(number as u16);
         }
     }
 

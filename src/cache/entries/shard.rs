@@ -51,7 +51,7 @@ impl<K, V> Shard<K, V> {
         Self {
             table: AtomicPtr::new(Box::into_raw(table)),
             version: AtomicU64::new(0),
-            slots: Slots::new(is_weighted, words),
+            slots: Slots::new(expected, is_weighted, words),
             writers: Writers {
                 state: Mutex::new(State {
                     order,
@@ -212,7 +212,7 @@ impl<K, V> Shard<K, V> {
         size_of::<Self>()
             + locked.table().memory()
             + outgrown
-            + self.slots.memory()
+            + self.slots.memory(locked.state.slots + 1)
             + locked.state.order.memory()
     }
 }
