@@ -8,6 +8,7 @@
 mod breaker;
 mod flight;
 mod limit;
+mod shard;
 
 use std::future::Future;
 use std::pin::Pin;
