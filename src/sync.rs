@@ -166,6 +166,10 @@ mod modelled {
             self.is_set.store(1, Ordering::Release);
             value
         }
+
+        pub(crate) fn take(&mut self) -> Option<T> {
+            self.value.take()
+        }
     }
 
     /// A lock for a `static`, which loom's cannot be: none of its steps may be taken while this one is held.

@@ -11,6 +11,7 @@ mod flight;
 mod limit;
 mod pool;
 mod queue;
+mod shard;
 mod workers;
 
 use std::future::Future;
