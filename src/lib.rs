@@ -43,6 +43,7 @@ mod queue;
 mod shed;
 mod throttle;
 
+mod waiting_room;
 mod workers;
 
 pub mod headers;
@@ -94,6 +95,7 @@ pub use limit::{
 pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
+pub use waiting_room::{Waiting, WaitingRoom};
 pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, WorkersStats};
 
 // A primitive for each key.
