@@ -93,6 +93,9 @@ pub use limit::{
     SlidingLog, TokenBucket, TokenBuckets,
 };
 pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
+#[cfg(feature = "stream")]
+#[cfg_attr(docsrs, doc(cfg(feature = "stream")))]
+pub use queue::{QueueSink, QueueStream};
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 pub use waiting_room::{Waiting, WaitingRoom};

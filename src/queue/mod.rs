@@ -16,6 +16,8 @@ mod pop;
 mod push;
 mod state;
 mod stats;
+#[cfg(feature = "stream")]
+mod stream;
 mod verbs;
 mod wanted;
 
@@ -37,6 +39,8 @@ pub use pop::Pop;
 pub use push::Push;
 use state::State;
 pub use stats::QueueStats;
+#[cfg(feature = "stream")]
+pub use stream::{QueueSink, QueueStream};
 
 /// Holds items until they are popped: at most so many, and, if told so, at most so heavy altogether.
 ///

@@ -41,7 +41,7 @@ impl<'a, T> Pop<'a, T> {
 }
 
 /// Leaves the line, and passes on what it was granted.
-fn leave<T>(queue: &Queue<T>, key: usize) {
+pub(super) fn leave<T>(queue: &Queue<T>, key: usize) {
     let mut effects = Effects::none();
     let waker = queue.state.lock().leave_poppers(key, &mut effects);
     queue.follow_up(effects);
@@ -54,37 +54,9 @@ impl<T> Future for Pop<'_, T> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let queue = *this.queue;
-        if this.key.is_none() {
-            match queue.try_pop() {
-                Err(PopError::Empty) => {}
-                result => return Poll::Ready(result),
-            }
-        }
-
-        // Cloned and dropped outside the lock: wakers are user code.
-        let mut waker = Some(context.waker().clone());
-        let (now, mut effects) = (queue.now(), Effects::none());
-        let mut state = queue.state.lock();
-        let look = match *this.key {
-            None => match state.pop(now, &mut effects) {
-                Some(taken) => Look::Taken(taken),
-                None if state.is_over() => Look::Closed,
-                None => Look::NotYet(state.join_poppers(waker.take())),
-            },
-            Some(key) => state.look(key, now, &mut waker, &mut effects),
-        };
-        drop(state);
-        drop(waker);
-        queue.follow_up(effects);
-        *this.key = None;
-        match look {
-            Look::Taken(taken) => return Poll::Ready(Ok(queue.delivered(taken, now))),
-            Look::Closed => return Poll::Ready(Err(PopError::Closed)),
-            Look::NotYet(key) => *this.key = Some(key),
-        }
-
-        if *this.deadline == NEVER {
-            return Poll::Pending;
+        let popped = poll_item(queue, this.key, context);
+        if popped.is_ready() || *this.deadline == NEVER {
+            return popped;
         }
         if queue.clock.nanos() < *this.deadline {
             if this.sleep.is_none() {
@@ -110,6 +82,44 @@ impl<T> Future for Pop<'_, T> {
             Look::Closed => Err(PopError::Closed),
             Look::NotYet(_) => Err(PopError::Empty),
         })
+    }
+}
+
+/// Takes an item, or waits for one in the place that `key` has in the line.
+pub(super) fn poll_item<T>(
+    queue: &Queue<T>,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<T, PopError>> {
+    if key.is_none() {
+        match queue.try_pop() {
+            Err(PopError::Empty) => {}
+            result => return Poll::Ready(result),
+        }
+    }
+
+    // Cloned and dropped outside the lock: wakers are user code.
+    let mut waker = Some(context.waker().clone());
+    let (now, mut effects) = (queue.now(), Effects::none());
+    let mut state = queue.state.lock();
+    let look = match key.take() {
+        None => match state.pop(now, &mut effects) {
+            Some(taken) => Look::Taken(taken),
+            None if state.is_over() => Look::Closed,
+            None => Look::NotYet(state.join_poppers(waker.take())),
+        },
+        Some(key) => state.look(key, now, &mut waker, &mut effects),
+    };
+    drop(state);
+    drop(waker);
+    queue.follow_up(effects);
+    match look {
+        Look::Taken(taken) => Poll::Ready(Ok(queue.delivered(taken, now))),
+        Look::Closed => Poll::Ready(Err(PopError::Closed)),
+        Look::NotYet(place) => {
+            *key = Some(place);
+            Poll::Pending
+        }
     }
 }
 

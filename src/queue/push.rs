@@ -55,14 +55,20 @@ impl<'a, T> Push<'a, T> {
     /// ```
     pub fn cancel(self: Pin<&mut Self>) -> Option<T> {
         let this = self.project();
-        let Some(key) = this.key.take() else { return this.item.take() };
-        let queue = *this.queue;
-        let (now, mut effects) = (queue.now(), Effects::none());
-        let (item, waker) = queue.state.lock().leave_pushers(key, now, &mut effects);
-        queue.follow_up(effects);
-        drop(waker);
-        item
+        match this.key.take() {
+            Some(key) => leave(*this.queue, key),
+            None => this.item.take(),
+        }
     }
+}
+
+/// Leaves the line; returns the item unless it is in the queue already.
+pub(super) fn leave<T>(queue: &Queue<T>, key: usize) -> Option<T> {
+    let (now, mut effects) = (queue.now(), Effects::none());
+    let (item, waker) = queue.state.lock().leave_pushers(key, now, &mut effects);
+    queue.follow_up(effects);
+    drop(waker);
+    item
 }
 
 impl<T> Future for Push<'_, T> {
@@ -71,39 +77,9 @@ impl<T> Future for Push<'_, T> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let queue = *this.queue;
-        match *this.key {
-            None => {
-                let item = this.item.take().expect("a push that has ended is not polled again");
-                let item = match queue.push_fast(item) {
-                    Ok(()) => return Poll::Ready(Ok(())),
-                    Err(item) => item,
-                };
-                match queue.push_or_join(queue.entry(item, *this.call), context.waker()) {
-                    Ok(None) => return Poll::Ready(Ok(())),
-                    Ok(Some(key)) => *this.key = Some(key),
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
-            Some(key) => {
-                // Cloned and dropped outside the lock: wakers are user code.
-                let mut waker = Some(context.waker().clone());
-                let look = queue.state.lock().look_pusher(key, &mut waker);
-                drop(waker);
-                if let PushLook::NotYet = look {
-                } else {
-                    *this.key = None;
-                }
-                match look {
-                    PushLook::In => {
-                        queue.hook.emit(Event::Admitted);
-                        return Poll::Ready(Ok(()));
-                    }
-                    PushLook::Refused(item, reason) => {
-                        return Poll::Ready(Err(queue.refused(item, reason)));
-                    }
-                    PushLook::NotYet => {}
-                }
-            }
+        let pushed = poll_room(queue, this.item, *this.call, this.key, context);
+        if pushed.is_ready() {
+            return pushed;
         }
 
         let deadline = this.call.deadline;
@@ -134,6 +110,43 @@ impl<T> Future for Push<'_, T> {
             }
         })
     }
+}
+
+/// Puts the item in, or waits for room in the place that `key` has in the line.
+pub(super) fn poll_room<T>(
+    queue: &Queue<T>,
+    item: &mut Option<T>,
+    call: Call,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), PushError<T>>> {
+    let Some(place) = *key else {
+        let item = item.take().expect("a push that has ended is not polled again");
+        let item = match queue.push_fast(item) {
+            Ok(()) => return Poll::Ready(Ok(())),
+            Err(item) => item,
+        };
+        *key = match queue.push_or_join(queue.entry(item, call), context.waker()) {
+            Ok(None) => return Poll::Ready(Ok(())),
+            Ok(key) => key,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        return Poll::Pending;
+    };
+    // Cloned and dropped outside the lock: wakers are user code.
+    let mut waker = Some(context.waker().clone());
+    let look = queue.state.lock().look_pusher(place, &mut waker);
+    drop(waker);
+    let result = match look {
+        PushLook::NotYet => return Poll::Pending,
+        PushLook::In => {
+            queue.hook.emit(Event::Admitted);
+            Ok(())
+        }
+        PushLook::Refused(item, reason) => Err(queue.refused(item, reason)),
+    };
+    *key = None;
+    Poll::Ready(result)
 }
 
 impl<T> Queue<T> {
