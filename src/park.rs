@@ -32,6 +32,42 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
+/// Looks until there is something, and lets other threads run in between; gives up after some microseconds, or when others
+/// have the processor for long.
+///
+/// To park a thread and to wake it takes longer than many a wait, above all for the one who wakes. But a thread that keeps
+/// looking takes its processor from those who could do something with it.
+#[cfg(not(floodwall_loom))]
+pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    use crate::sync::thread;
+    use std::time::{Duration, Instant};
+
+    const ROUNDS: usize = 64;
+    /// A thread of ours that runs in between comes to its own end, or goes on for a while; one of another program uses up
+    /// its time.
+    const LONG: Duration = Duration::from_millis(1);
+
+    let mut before = Instant::now();
+    for _ in 0..ROUNDS {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        thread::yield_now();
+        let now = Instant::now();
+        if now.duration_since(before) > LONG {
+            break;
+        }
+        before = now;
+    }
+    None
+}
+
+/// In a model it parks at once: what is found before needs no wake-up, which is what models are about.
+#[cfg(floodwall_loom)]
+pub(crate) fn patiently<T>(_: impl FnMut() -> Option<T>) -> Option<T> {
+    None
+}
+
 #[cfg(floodwall_loom)]
 use modelled::Parked;
 #[cfg(not(floodwall_loom))]

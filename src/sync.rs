@@ -16,12 +16,15 @@ mod real {
     // parking_lot rather than std: as fast alone, two to three times the throughput under contention
     // and fairer between threads (figures in the design notes).
     pub(crate) use parking_lot::{Mutex, MutexGuard};
+
+    use parking_lot::lock_api::{GuardNoSend, RawMutex};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
     pub(crate) use std::{thread, thread_local};
 
     use std::cell::Cell;
     use std::sync::OnceLock;
     use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     pub(crate) const fn into_inner(atomic: AtomicU64) -> u64 {
         atomic.into_inner()
@@ -40,6 +43,68 @@ mod real {
     pub(crate) fn back_off() {
         for _ in 0..256 {
             std::hint::spin_loop();
+        }
+    }
+
+    /// A lock for critical sections of some ten nanoseconds, in which nothing waits.
+    ///
+    /// It is given back by a store, where a lock that knows who waits needs an atomic exchange, which is half of what such
+    /// a section costs. So nobody is woken: who finds it taken looks again, gives its processor to others after a
+    /// microsecond, and sleeps if that does not help, since then its holder has lost its own.
+    pub(crate) type Short<T> = parking_lot::lock_api::Mutex<RawShort, T>;
+
+    pub(crate) struct RawShort {
+        is_taken: AtomicBool,
+    }
+
+    // Only who has changed `is_taken` from false to true has the lock, and nobody changes it back but by `unlock`, which is
+    // called by who has it. Acquire and Release: what one holder did is seen by the next.
+    #[expect(
+        unsafe_code,
+        reason = "to be a lock is a promise, and this one saves 10 of 27 ns where an item changes hands"
+    )]
+    unsafe impl RawMutex for RawShort {
+        #[expect(
+            clippy::declare_interior_mutable_const,
+            reason = "the trait asks for it: the value of a new lock"
+        )]
+        const INIT: Self = Self { is_taken: AtomicBool::new(false) };
+        type GuardMarker = GuardNoSend;
+
+        #[inline]
+        fn lock(&self) {
+            if !self.try_lock() {
+                self.lock_slowly();
+            }
+        }
+
+        #[inline]
+        fn try_lock(&self) -> bool {
+            self.is_taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        }
+
+        #[inline]
+        unsafe fn unlock(&self) {
+            self.is_taken.store(false, Ordering::Release);
+        }
+    }
+
+    impl RawShort {
+        #[cold]
+        fn lock_slowly(&self) {
+            let mut round = 0;
+            loop {
+                // Asked before it is tried, so that those who wait do not take the line from the one who is about to leave.
+                if !self.is_taken.load(Ordering::Relaxed) && self.try_lock() {
+                    return;
+                }
+                match round {
+                    0..32 => std::hint::spin_loop(),
+                    32..40 => thread::yield_now(),
+                    _ => thread::sleep(Duration::from_micros(20 << (round - 40).min(5))),
+                }
+                round += 1;
+            }
         }
     }
 
@@ -138,6 +203,9 @@ mod modelled {
     pub(crate) fn zeroes<const N: usize>() -> [AtomicU64; N] {
         std::array::from_fn(|_| AtomicU64::new(0))
     }
+
+    /// What matters in a model is that one has it at a time.
+    pub(crate) type Short<T> = Mutex<T>;
 
     /// loom's mutex, without poisoning.
     #[derive(Debug)]

@@ -4,32 +4,27 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use pin_project_lite::pin_project;
-
 use super::effects::{Effects, Look};
 use super::{PopError, Queue};
 use crate::clock::{NEVER, Sleep};
 
-pin_project! {
-    /// Takes the next item of a queue once there is one; made by [`Queue::pop`].
-    ///
-    /// Dropping it loses nothing: the item stays in its place in the queue until this future is polled for it.
-    #[must_use = "nothing is popped unless it is awaited"]
-    pub struct Pop<'a, T> {
-        queue: &'a Queue<T>,
-        deadline: u64,
-        // Since it waits.
-        key: Option<usize>,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
+/// Takes the next item of a queue once there is one; made by [`Queue::pop`].
+///
+/// Dropping it loses nothing: the item stays in its place in the queue until this future is polled for it.
+#[must_use = "nothing is popped unless it is awaited"]
+pub struct Pop<'a, T> {
+    queue: &'a Queue<T>,
+    deadline: u64,
+    /// Since it waits.
+    key: Option<usize>,
+    /// Since it waits with a deadline; most never do.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
 
-    impl<T> PinnedDrop for Pop<'_, T> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if let Some(key) = this.key.take() {
-                leave(*this.queue, key);
-            }
+impl<T> Drop for Pop<'_, T> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            leave(self.queue, key);
         }
     }
 }
@@ -51,22 +46,28 @@ pub(super) fn leave<T>(queue: &Queue<T>, key: usize) {
 impl<T> Future for Pop<'_, T> {
     type Output = Result<T, PopError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let queue = *this.queue;
-        let popped = poll_item(queue, this.key, context);
-        if popped.is_ready() || *this.deadline == NEVER {
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let popped = poll_item(this.queue, &mut this.key, context);
+        if popped.is_ready() || this.deadline == NEVER {
             return popped;
         }
-        if queue.clock.nanos() < *this.deadline {
-            if this.sleep.is_none() {
-                this.sleep.set(Some(queue.clock.sleep_until_nanos(*this.deadline)));
-            }
-            ready!(this.sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
+        this.poll_deadline(context)
+    }
+}
+
+impl<T> Pop<'_, T> {
+    #[cold]
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Result<T, PopError>> {
+        let (queue, deadline) = (self.queue, self.deadline);
+        if queue.clock.nanos() < deadline {
+            let sleep = || Box::pin(queue.clock.sleep_until_nanos(deadline));
+            ready!(self.sleep.get_or_insert_with(sleep).as_mut().poll(context));
         }
 
         // The time is over; it may have been granted an item just before.
-        let key = this.key.take().expect("it joined the line above");
+        let key = self.key.take().expect("it joined the line above");
         let (now, mut effects, mut waker) = (queue.now(), Effects::none(), None);
         let mut state = queue.state.lock();
         let look = state.look(key, now, &mut waker, &mut effects);

@@ -4,33 +4,34 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use pin_project_lite::pin_project;
-
 use super::effects::{Effects, PushLook, Pushed};
 use super::{Entry, Event, PushError, Queue, Reason};
 use crate::call::Call;
 use crate::clock::{NEVER, Sleep};
 
-pin_project! {
-    /// Puts an item into a queue once there is room; made by [`Queue::push`].
-    ///
-    /// Dropping it leaves the line. The item is then inside, or it is dropped with the future;
-    /// [`cancel`](Push::cancel) tells which, and gives it back.
-    #[must_use = "nothing is pushed unless it is awaited"]
-    pub struct Push<'a, T> {
-        queue: &'a Queue<T>,
-        // Before it waits.
-        item: Option<T>,
-        call: Call,
-        // Since it waits.
-        key: Option<usize>,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
+/// Puts an item into a queue once there is room; made by [`Queue::push`].
+///
+/// Dropping it leaves the line. The item is then inside, or it is dropped with the future;
+/// [`cancel`](Push::cancel) tells which, and gives it back.
+#[must_use = "nothing is pushed unless it is awaited"]
+pub struct Push<'a, T> {
+    queue: &'a Queue<T>,
+    /// Before it waits.
+    item: Option<T>,
+    call: Call,
+    /// Since it waits.
+    key: Option<usize>,
+    /// Since it waits with a deadline; most never do.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
 
-    impl<T> PinnedDrop for Push<'_, T> {
-        fn drop(this: Pin<&mut Self>) {
-            drop(this.cancel());
+/// An item is moved in and out, and never pinned.
+impl<T> Unpin for Push<'_, T> {}
+
+impl<T> Drop for Push<'_, T> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            drop(leave(self.queue, key));
         }
     }
 }
@@ -51,13 +52,12 @@ impl<'a, T> Push<'a, T> {
     /// queue.try_push(1).unwrap();
     /// let mut push = pin!(queue.push(2));
     /// assert!(push.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    /// assert_eq!(push.as_mut().cancel(), Some(2));
+    /// assert_eq!(push.cancel(), Some(2));
     /// ```
-    pub fn cancel(self: Pin<&mut Self>) -> Option<T> {
-        let this = self.project();
-        match this.key.take() {
-            Some(key) => leave(*this.queue, key),
-            None => this.item.take(),
+    pub fn cancel(&mut self) -> Option<T> {
+        match self.key.take() {
+            Some(key) => leave(self.queue, key),
+            None => self.item.take(),
         }
     }
 }
@@ -74,27 +74,28 @@ pub(super) fn leave<T>(queue: &Queue<T>, key: usize) -> Option<T> {
 impl<T> Future for Push<'_, T> {
     type Output = Result<(), PushError<T>>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let queue = *this.queue;
-        let pushed = poll_room(queue, this.item, *this.call, this.key, context);
-        if pushed.is_ready() {
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let pushed = poll_room(this.queue, &mut this.item, this.call, &mut this.key, context);
+        if pushed.is_ready() || this.call.deadline == NEVER {
             return pushed;
         }
+        this.poll_deadline(context)
+    }
+}
 
-        let deadline = this.call.deadline;
-        if deadline == NEVER {
-            return Poll::Pending;
-        }
+impl<T> Push<'_, T> {
+    #[cold]
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PushError<T>>> {
+        let (queue, deadline) = (self.queue, self.call.deadline);
         if queue.clock.nanos() < deadline {
-            if this.sleep.is_none() {
-                this.sleep.set(Some(queue.clock.sleep_until_nanos(deadline)));
-            }
-            ready!(this.sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
+            let sleep = || Box::pin(queue.clock.sleep_until_nanos(deadline));
+            ready!(self.sleep.get_or_insert_with(sleep).as_mut().poll(context));
         }
 
         // The time is over; the item may have been moved in just before.
-        let key = this.key.take().expect("it joined the line above");
+        let key = self.key.take().expect("it joined the line above");
         let (now, mut effects) = (queue.now(), Effects::none());
         let mut state = queue.state.lock();
         let (item, waker) = state.leave_pushers(key, now, &mut effects);

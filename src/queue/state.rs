@@ -79,14 +79,14 @@ impl<T> State<T> {
         Ok(effects.waker)
     }
 
-    /// Takes an item from a plain store at which nobody waits to push.
+    /// Takes an item, if there is one, from a plain store at which nobody waits to push.
     #[inline]
-    pub(super) fn pop_plain(&mut self) -> Option<Taken<T>> {
+    pub(super) fn pop_plain(&mut self) -> Option<Option<Taken<T>>> {
         // Closed, the last one has others to wake.
         if self.pushers.queued() > 0 || self.is_closed {
             return None;
         }
-        self.items.take_plain()
+        Some(self.items.take_plain())
     }
 
     /// Puts an item in, makes room for it, or says why not; `waits` if its pusher would wait.

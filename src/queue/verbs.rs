@@ -6,12 +6,7 @@ use super::effects::{Effects, Pushed, Taken};
 use super::{Entry, Event, Pop, PopError, Push, PushError, Queue, Reason, Rejected};
 use crate::call::Call;
 use crate::clock::NEVER;
-use crate::park::block_on;
-use crate::sync::back_off;
-
-/// How often a thread looks again before it parks. What it waits for often comes within a microsecond, and to park and be
-/// woken takes many. In a model it parks at once: what it finds before needs no wake-up.
-const ROUNDS: usize = if cfg!(floodwall_loom) { 0 } else { 2 };
+use crate::park::{block_on, patiently};
 
 impl<T> Queue<T> {
     /// Puts an item in if there is room. Never waits.
@@ -83,15 +78,26 @@ impl<T> Queue<T> {
     ///
     /// As [`push_for`](Self::push_for).
     pub fn push_blocking_for(&self, mut item: T, call: Call) -> Result<(), PushError<T>> {
-        for round in 0..=ROUNDS {
-            match self.push_fast(item) {
-                Ok(()) => return Ok(()),
-                Err(back) => item = back,
+        match self.push_fast(item) {
+            Ok(()) => return Ok(()),
+            Err(back) => item = back,
+        }
+        // Where priorities are counted to tell which to admit, it is counted once.
+        if !self.by_priority {
+            let mut entry = Some(self.entry(item, call));
+            let pushed = patiently(|| match self.push_entry(entry.take()?, true) {
+                Pushed::Full(back) => {
+                    entry = Some(back);
+                    None
+                }
+                Pushed::In => Some(Ok(())),
+                Pushed::Refused(entry, reason) => Some(Err(self.refused(entry.item, reason))),
+            });
+            match (pushed, entry) {
+                (Some(pushed), _) => return pushed,
+                (None, Some(entry)) => item = entry.item,
+                (None, None) => unreachable!("it was pushed, or has come back"),
             }
-            if !self.is_plain || round == ROUNDS {
-                break;
-            }
-            back_off();
         }
         block_on(self.push_for(item, call))
     }
@@ -104,7 +110,7 @@ impl<T> Queue<T> {
     #[inline]
     pub fn try_pop(&self) -> Result<T, PopError> {
         match self.pop_fast() {
-            Some(item) => Ok(item),
+            Some(popped) => popped,
             None => self.pop_slow(),
         }
     }
@@ -155,13 +161,10 @@ impl<T> Queue<T> {
     }
 
     fn pop_soon(&self) -> Option<Result<T, PopError>> {
-        for _ in 0..ROUNDS {
-            match self.try_pop() {
-                Err(PopError::Empty) => back_off(),
-                result => return Some(result),
-            }
-        }
-        None
+        patiently(|| match self.try_pop() {
+            Err(PopError::Empty) => None,
+            result => Some(result),
+        })
     }
 
     pub(super) fn entry(&self, item: T, call: Call) -> Entry<T> {
@@ -239,15 +242,20 @@ impl<T> Queue<T> {
 
     /// Pops where nothing but the order of coming matters.
     #[inline]
-    fn pop_fast(&self) -> Option<T> {
+    fn pop_fast(&self) -> Option<Result<T, PopError>> {
         if !self.is_plain {
             return None;
         }
-        let Taken { item, since } = self.state.lock().pop_plain()?;
-        if since != NEVER {
-            self.measure(since, 0);
+        let popped = self.state.lock().pop_plain();
+        match popped? {
+            Some(Taken { item, since }) => {
+                if since != NEVER {
+                    self.measure(since, 0);
+                }
+                Some(Ok(item))
+            }
+            None => Some(Err(PopError::Empty)),
         }
-        Some(item)
     }
 
     #[inline(never)]
