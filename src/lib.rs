@@ -8,6 +8,7 @@ mod event;
 
 mod answer;
 mod hash;
+mod lanes;
 mod park;
 mod places;
 mod prefetch;
@@ -40,6 +41,7 @@ pub mod cache;
 mod concurrency;
 mod limit;
 mod queue;
+pub mod shard;
 mod shed;
 mod throttle;
 
@@ -96,6 +98,7 @@ pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unp
 #[cfg(feature = "stream")]
 #[cfg_attr(docsrs, doc(cfg(feature = "stream")))]
 pub use queue::{QueueSink, QueueStream};
+pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 pub use waiting_room::{Waiting, WaitingRoom};

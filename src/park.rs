@@ -38,6 +38,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 /// To park a thread and to wake it takes longer than many a wait, above all for the one who wakes. But a thread that keeps
 /// looking takes its processor from those who could do something with it.
 #[cfg(not(floodwall_loom))]
+#[inline]
 pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     use crate::sync::thread;
     use std::time::{Duration, Instant};
@@ -47,12 +48,16 @@ pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     /// its time.
     const LONG: Duration = Duration::from_millis(1);
 
+    // Mostly there is something, and no need to know the time.
+    if let Some(found) = look() {
+        return Some(found);
+    }
     let mut before = Instant::now();
     for _ in 0..ROUNDS {
+        thread::yield_now();
         if let Some(found) = look() {
             return Some(found);
         }
-        thread::yield_now();
         let now = Instant::now();
         if now.duration_since(before) > LONG {
             break;

@@ -80,6 +80,7 @@ pub use stream::{QueueSink, QueueStream};
 ///     assert_eq!(sum, 45);
 /// });
 /// ```
+#[repr(C, align(64))]
 pub struct Queue<T> {
     state: Short<State<T>>,
     overflow: Overflow,

@@ -22,6 +22,7 @@ pub struct Pop<'a, T> {
 }
 
 impl<T> Drop for Pop<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             leave(self.queue, key);
@@ -87,18 +88,33 @@ impl<T> Pop<'_, T> {
 }
 
 /// Takes an item, or waits for one in the place that `key` has in the line.
+#[inline]
 pub(super) fn poll_item<T>(
     queue: &Queue<T>,
     key: &mut Option<usize>,
     context: &mut Context<'_>,
 ) -> Poll<Result<T, PopError>> {
     if key.is_none() {
-        match queue.try_pop() {
+        if let Some(Ok(item)) = queue.pop_fast() {
+            return Poll::Ready(Ok(item));
+        }
+    }
+    wait_for_item(queue, key, context)
+}
+
+#[inline(never)]
+fn wait_for_item<T>(
+    queue: &Queue<T>,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<T, PopError>> {
+    // First without a waker, which costs more than the rest.
+    if key.is_none() {
+        match queue.pop_slow() {
             Err(PopError::Empty) => {}
             result => return Poll::Ready(result),
         }
     }
-
     // Cloned and dropped outside the lock: wakers are user code.
     let mut waker = Some(context.waker().clone());
     let (now, mut effects) = (queue.now(), Effects::none());

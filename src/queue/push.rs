@@ -29,6 +29,7 @@ pub struct Push<'a, T> {
 impl<T> Unpin for Push<'_, T> {}
 
 impl<T> Drop for Push<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             drop(leave(self.queue, key));
@@ -114,6 +115,9 @@ impl<T> Push<'_, T> {
 }
 
 /// Puts the item in, or waits for room in the place that `key` has in the line.
+///
+/// Inlined as far as an item goes in at once, so that no error, which is large, is made room for where there is none.
+#[inline]
 pub(super) fn poll_room<T>(
     queue: &Queue<T>,
     item: &mut Option<T>,
@@ -121,13 +125,37 @@ pub(super) fn poll_room<T>(
     key: &mut Option<usize>,
     context: &mut Context<'_>,
 ) -> Poll<Result<(), PushError<T>>> {
-    let Some(place) = *key else {
-        let item = item.take().expect("a push that has ended is not polled again");
-        let item = match queue.push_fast(item) {
+    if key.is_none() {
+        match queue.push_fast(item.take().expect("a push that has ended is not polled again")) {
             Ok(()) => return Poll::Ready(Ok(())),
-            Err(item) => item,
-        };
-        *key = match queue.push_or_join(queue.entry(item, call), context.waker()) {
+            Err(back) => *item = Some(back),
+        }
+    }
+    wait_for_room(queue, item, call, key, context)
+}
+
+#[inline(never)]
+fn wait_for_room<T>(
+    queue: &Queue<T>,
+    item: &mut Option<T>,
+    call: Call,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), PushError<T>>> {
+    let Some(place) = *key else {
+        let Some(item) = item.take() else { return Poll::Pending };
+        let mut entry = queue.entry(item, call);
+        // First without a waker, which costs more than the rest; not where it would be counted twice.
+        if !queue.by_priority {
+            entry = match queue.push_entry(entry, true) {
+                Pushed::In => return Poll::Ready(Ok(())),
+                Pushed::Full(entry) => entry,
+                Pushed::Refused(entry, reason) => {
+                    return Poll::Ready(Err(queue.refused(entry.item, reason)));
+                }
+            };
+        }
+        *key = match queue.push_or_join(entry, context.waker()) {
             Ok(None) => return Poll::Ready(Ok(())),
             Ok(key) => key,
             Err(error) => return Poll::Ready(Err(error)),

@@ -21,17 +21,18 @@ use crate::event::DropReason;
 use crate::slab::Slab;
 
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct State<T> {
     pub(super) items: Items<T>,
-    pub(super) threshold: Option<Box<Threshold>>,
     pub(super) is_closed: bool,
-    pub(super) wanted: Option<Wanted<T>>,
     /// Poppers are woken newest first.
     pub(super) wakes_newest: bool,
     /// How many poppers were woken for an item and have not come yet.
     granted: usize,
     pub(super) poppers: Slab<Popper>,
     pub(super) pushers: Slab<Pusher<T>>,
+    pub(super) threshold: Option<Box<Threshold>>,
+    pub(super) wanted: Option<Wanted<T>>,
 }
 
 /// Who waits for an item.
@@ -74,9 +75,7 @@ impl<T> State<T> {
         if self.poppers.queued() == 0 {
             return Ok(None);
         }
-        let mut effects = Effects::<T>::none();
-        self.grant(&mut effects);
-        Ok(effects.waker)
+        Ok(self.grant_one())
     }
 
     /// Takes an item, if there is one, from a plain store at which nobody waits to push.
@@ -112,7 +111,6 @@ impl<T> State<T> {
             Overflow::Wait if waits => return Pushed::Full(entry),
             Overflow::Wait | Overflow::Reject => {}
             Overflow::DropNewest => {
-                self.items.counts.pushed += 1;
                 self.drop_item(entry.item, DropReason::Newest, effects);
                 return Pushed::In;
             }
@@ -265,15 +263,23 @@ impl<T> State<T> {
 
     /// Wakes one popper for each item for which none was woken yet.
     fn grant(&mut self, effects: &mut Effects<T>) {
-        while self.items.len() > self.granted {
-            let next = if self.wakes_newest { self.poppers.last() } else { self.poppers.first() };
-            let Some(key) = next else { return };
-            self.poppers.unqueue(key);
-            let Some(popper) = self.poppers.get_mut(key) else { return };
-            popper.is_granted = true;
-            self.granted += 1;
-            effects.wake(popper.waker.take());
+        while self.items.len() > self.granted && self.poppers.queued() > 0 {
+            let waker = self.grant_one();
+            effects.wake(waker);
         }
+    }
+
+    /// Grants an item to the next popper, if there are both; returns whom to wake.
+    fn grant_one(&mut self) -> Option<Waker> {
+        if self.items.len() <= self.granted {
+            return None;
+        }
+        let key = if self.wakes_newest { self.poppers.last() } else { self.poppers.first() }?;
+        self.poppers.unqueue(key);
+        let popper = self.poppers.get_mut(key)?;
+        popper.is_granted = true;
+        self.granted += 1;
+        popper.waker.take()
     }
 
     fn wake_poppers(&mut self, effects: &mut Effects<T>) {

@@ -10,7 +10,7 @@ use futures_core::Stream;
 use futures_sink::Sink;
 use pin_project_lite::pin_project;
 
-use super::{PopError, PushError, Queue, pop, push};
+use super::{PushError, Queue, pop, push};
 use crate::call::Call;
 
 pin_project! {
@@ -104,10 +104,7 @@ impl<P: Deref<Target = Queue<T>>, T> Stream for QueueStream<P, T> {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         let this = self.project();
-        pop::poll_item(this.queue, this.key, context).map(|popped| match popped {
-            Ok(item) => Some(item),
-            Err(PopError::Closed | PopError::Empty) => None,
-        })
+        pop::poll_item(this.queue, this.key, context).map(Result::ok)
     }
 }
 

@@ -242,7 +242,7 @@ impl<T> Queue<T> {
 
     /// Pops where nothing but the order of coming matters.
     #[inline]
-    fn pop_fast(&self) -> Option<Result<T, PopError>> {
+    pub(super) fn pop_fast(&self) -> Option<Result<T, PopError>> {
         if !self.is_plain {
             return None;
         }
@@ -259,7 +259,7 @@ impl<T> Queue<T> {
     }
 
     #[inline(never)]
-    fn pop_slow(&self) -> Result<T, PopError> {
+    pub(super) fn pop_slow(&self) -> Result<T, PopError> {
         let (now, mut effects) = (self.now(), Effects::none());
         let mut state = self.state.lock();
         let taken = state.pop(now, &mut effects);
@@ -287,7 +287,7 @@ impl<T> Queue<T> {
         self.waits.record(Duration::from_nanos(end.saturating_sub(since)));
         if !self.is_timed {
             let mut state = self.state.lock();
-            let popped = state.items.counts.popped;
+            let popped = state.items.popped();
             state.items.drain.sample(end, popped);
         }
     }

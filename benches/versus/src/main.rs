@@ -2,6 +2,7 @@
 
 mod admit;
 mod breaker;
+mod cache;
 mod harness;
 mod hedge;
 mod keyed;
@@ -25,6 +26,7 @@ const AREAS: &[(&str, Cases)] = &[
     ("stack", stack::cases),
     ("hedge", hedge::cases),
     ("queue", queue::cases),
+    ("cache", cache::cases),
 ];
 
 const USAGE: &str = "\
@@ -73,7 +75,7 @@ fn main() -> Result<(), lexopt::Error> {
     if let [first, area, case] = &words[..]
         && first == ONE_LAUNCH
     {
-        Case::named(cases(area)?(), case)?.one_launch(&effort);
+        Case::named(cases(area)?(), case)?.one_launch(&effort, quick);
         return Ok(());
     }
     if words.is_empty() {
