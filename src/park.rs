@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// Runs a future on this thread until it is done, parking the thread while there is nothing to do.
 ///
@@ -32,6 +33,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
+/// Who keeps the processor for so long is a thread of another program, which uses up its time; ours would have come to an
+/// end of what they can do.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+
 /// Looks until there is something, and lets other threads run in between; gives up after some microseconds, or when others
 /// have the processor for long.
 ///
@@ -41,13 +46,9 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 #[inline]
 pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     use crate::sync::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     const ROUNDS: usize = 64;
-    /// A thread of ours that runs in between comes to its own end, or goes on for a while; one of another program uses up
-    /// its time.
-    const LONG: Duration = Duration::from_millis(1);
-
     // Mostly there is something, and no need to know the time.
     if let Some(found) = look() {
         return Some(found);
@@ -59,7 +60,7 @@ pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
             return Some(found);
         }
         let now = Instant::now();
-        if now.duration_since(before) > LONG {
+        if now.duration_since(before) > PATIENCE {
             break;
         }
         before = now;

@@ -6,7 +6,7 @@ use super::effects::{Effects, Pushed, Taken};
 use super::{Entry, Event, Pop, PopError, Push, PushError, Queue, Reason, Rejected};
 use crate::call::Call;
 use crate::clock::NEVER;
-use crate::park::{block_on, patiently};
+use crate::park::{PATIENCE, block_on, patiently};
 
 impl<T> Queue<T> {
     /// Puts an item in if there is room. Never waits.
@@ -82,8 +82,8 @@ impl<T> Queue<T> {
             Ok(()) => return Ok(()),
             Err(back) => item = back,
         }
-        // Where priorities are counted to tell which to admit, it is counted once.
-        if !self.by_priority {
+        // Where priorities are counted to tell which to admit, it is counted once; and who has a deadline may have little time.
+        if !self.by_priority && call.deadline == NEVER {
             let mut entry = Some(self.entry(item, call));
             let pushed = patiently(|| match self.push_entry(entry.take()?, true) {
                 Pushed::Full(back) => {
@@ -157,7 +157,8 @@ impl<T> Queue<T> {
     ///
     /// As [`pop_within`](Self::pop_within).
     pub fn pop_blocking_within(&self, limit: Duration) -> Result<T, PopError> {
-        self.pop_soon().unwrap_or_else(|| block_on(self.pop_within(limit)))
+        let soon = if limit < PATIENCE { None } else { self.pop_soon() };
+        soon.unwrap_or_else(|| block_on(self.pop_within(limit)))
     }
 
     fn pop_soon(&self) -> Option<Result<T, PopError>> {
