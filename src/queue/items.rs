@@ -145,8 +145,11 @@ impl<T> Items<T> {
     }
 
     /// Returns whether some classes have places of their own.
-    pub(super) fn keeps_places(&self) -> bool {
-        self.order().is_some_and(Order::keeps_places)
+    pub(super) const fn keeps_places(&self) -> bool {
+        match &self.store {
+            Store::Plain(_) => false,
+            Store::Ordered(items) => items.keeps_places(),
+        }
     }
 
     pub(super) fn put(&mut self, mut entry: Entry<T>) {

@@ -167,8 +167,8 @@ impl<T> State<T> {
         if self.items.is_hopeless(entry, now) {
             return Some(Reason::DeadlineExceeded);
         }
-        let fill = self.items.fill();
-        let admits = self.threshold.as_mut().is_none_or(|threshold| threshold.admits(entry.priority, fill));
+        let threshold = self.threshold.as_mut()?;
+        let admits = threshold.admits(entry.priority, self.items.fill());
         (!admits).then_some(Reason::Shed)
     }
 
