@@ -249,7 +249,8 @@ impl<T> Ordered<T> {
     }
 
     fn is_over_reserve(&self, class: usize) -> bool {
-        self.classes[class].len > self.order.priorities.as_ref().map_or(0, |priorities| priorities.reserved(class))
+        self.classes[class].len
+            > self.order.priorities.as_ref().map_or(0, |priorities| priorities.reserved(class))
     }
 
     fn remove(&mut self, number: usize, flow: usize) -> Option<Entry<T>> {

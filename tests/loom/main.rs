@@ -10,6 +10,7 @@ mod cache;
 mod flight;
 mod limit;
 mod queue;
+mod waiting_room;
 mod workers;
 
 use std::future::Future;
