@@ -314,11 +314,6 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         self.inner.entries.weight()
     }
 
-    /// The clock that it was built with.
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.inner.clock
-    }
-
     /// Returns how many bytes the cache takes: keys and values as they lie in it, without what they point to.
     ///
     /// # Cost
@@ -338,6 +333,11 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// ```
     pub fn memory_usage(&self) -> usize {
         self.inner.entries.memory_usage()
+    }
+
+    /// The clock that it was built with.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Returns how much it may hold.

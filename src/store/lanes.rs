@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::bell::Bell;
+use crate::bell::Bell;
 use crate::clock::{Clock, NEVER};
 use crate::error::{Error, Reason, Rejected};
 use crate::event::Hook;

@@ -4,7 +4,6 @@
 //! change together or a query selects them; that is what the database's own client is for.
 
 mod behind;
-mod bell;
 mod blocking;
 mod bus;
 mod cached;
