@@ -533,6 +533,41 @@ fn a_group_that_fails_in_its_second_segment_leaves_nothing_live() {
 }
 
 #[test]
+fn a_write_that_was_refused_is_not_found_though_a_part_of_its_group_had_room() {
+    let disk = FaultyDisk::default();
+    let open = || Journal::builder().segment_bytes(1_024).open_on(disk.after_kill()).unwrap().1;
+    let (journal, _) = Journal::builder().segment_bytes(1_024).open_on(disk.clone()).unwrap();
+    let first = put(&journal, "k", &"1".repeat(800));
+    journal.acknowledge([first]);
+    // There is room for the record in this segment, and on the disk; not for the acknowledgement behind it.
+    disk.limit(Some(disk.bytes() + 140));
+    assert!(matches!(journal.append_blocking(Kind::Put, b"k", &[b'2'; 100]), Err(JournalError::Full(_))));
+    assert!(!values(&open()).contains(&"2".repeat(100)));
+}
+
+#[test]
+fn what_goes_along_with_a_write_is_put_off_while_the_disk_has_room_for_the_write_alone() {
+    let disk = FaultyDisk::default();
+    let open = || Journal::builder().segment_bytes(1_024).open_on(disk.after_kill()).unwrap().1;
+    let (journal, _) = Journal::builder().segment_bytes(1_024).open_on(disk.clone()).unwrap();
+    let value = |digit: &str| digit.repeat(300);
+    ["a", "b"].map(|key| put(&journal, key, &value(key)));
+    let dead = [1, 2, 3, 4].map(|_| put(&journal, "k", &"dead".repeat(200)));
+    // Now copies of the two are due, and an acknowledgement of the four: 700 bytes, and a header.
+    journal.acknowledge(dead);
+    disk.limit(Some(disk.bytes() + 520));
+    put(&journal, "c", &"c".repeat(400));
+    assert_eq!((journal.stats().live_records, journal.stats().segments), (3, 7));
+    assert_eq!(values(&open()).len(), 7);
+
+    disk.limit(None);
+    put(&journal, "d", "d");
+    assert_eq!(values(&open()), [value("a"), value("b"), "c".repeat(400), "d".to_owned()]);
+    put(&journal, "e", "e");
+    assert!(journal.stats().segments < 7, "{:?}", journal.stats());
+}
+
+#[test]
 fn what_is_not_a_segment_is_left_alone() {
     let disk = FaultyDisk::default();
     put(&open(&disk).0, "a", "1");
