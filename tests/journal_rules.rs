@@ -243,6 +243,49 @@ fn an_append_that_is_dropped_while_it_is_written_leaves_nothing_to_acknowledge()
     assert_eq!(journal.stats().live_records, 3);
 }
 
+/// A waker that looks at the journal when it is dropped.
+struct Nosy(Arc<Journal>, Arc<AtomicUsize>);
+
+impl Wake for Nosy {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        self.1.fetch_add(self.0.stats().segments, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn wakers_are_dropped_outside_the_lock() {
+    let (disk, drops) = (Gated::default(), Arc::new(AtomicUsize::new(0)));
+    let journal = Arc::new(Journal::builder().open_on(disk.clone()).unwrap().0);
+    let nosy = || Waker::from(Arc::new(Nosy(journal.clone(), drops.clone())));
+    disk.close();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| put(&journal, "first", "1"));
+        disk.wait_for_a_leader();
+        let mut appends: Vec<_> =
+            (0..3).map(|_| Some(Box::pin(journal.append(Kind::Put, b"k", b"v")))).collect();
+        for append in appends.iter_mut().flatten() {
+            for waker in [nosy(), nosy()] {
+                assert!(append.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+        }
+        // One leaves before its group is written, one meanwhile, and one stays.
+        appends[0] = None;
+        disk.open();
+        first.join().unwrap();
+        disk.close();
+        let leader = scope.spawn(|| put(&journal, "second", "2"));
+        disk.wait_for_a_leader();
+        appends[1] = None;
+        disk.open();
+        leader.join().unwrap();
+    });
+    assert_eq!(drops.load(Ordering::Relaxed), 6);
+}
+
 #[test]
 fn a_disk_that_panics_ends_the_journal_for_all() {
     let disk = Gated::default();

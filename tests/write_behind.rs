@@ -277,6 +277,35 @@ fn a_write_whose_hook_panics_is_kept() {
     assert_eq!(behind.backlog().bytes, 0);
 }
 
+/// Who judges an error, and who observes, may have bugs of their own.
+#[test]
+fn a_judge_or_an_observer_that_panics_loses_nothing() {
+    for judge_panics in [true, false] {
+        let (store, clock, calls) = (Faulty::new(), Clock::manual(), AtomicUsize::new(0));
+        let behind = builder(&store, &clock)
+            .give_up_when(move |_| {
+                assert!(!judge_panics, "as the test wants it");
+                // The first write that fails may be made again, the second never.
+                calls.fetch_add(1, Ordering::Relaxed) == 1
+            })
+            .observe("behind", |_: &str, event: Event| panic!("as the test wants it: {event:?}"))
+            .dead_letters(|letter| panic!("{letter:?} was to come later"))
+            .build();
+        store.set(Mood::Picky(HashSet::from([1, 2])));
+        (0..4).for_each(|key| save(&behind, key, key));
+        catch_unwind(AssertUnwindSafe(|| behind.flush_blocking())).unwrap_err();
+        // Where nobody has judged, nobody knows what was written.
+        assert_eq!(behind.backlog().keys, if judge_panics { 4 } else { 2 });
+        assert_eq!(
+            (behind.load_blocking(&1).unwrap(), behind.load_blocking(&2).unwrap()),
+            (Some(1), Some(2))
+        );
+        store.set(Mood::Well);
+        finish(&clock, behind.flush());
+        assert_eq!((store.rows.lock().unwrap().len(), behind.backlog().bytes), (4, 0));
+    }
+}
+
 #[test]
 fn a_store_that_panics_loses_nothing() {
     let (store, clock) = (Faulty::new(), Clock::manual());

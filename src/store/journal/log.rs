@@ -14,6 +14,8 @@ use crate::error::saturating_nanos;
 
 /// How much of an old segment is read at a time to save what is left of it.
 const CLEANED_AT_ONCE: u64 = 1 << 20;
+/// How much of a batch's memory the next one has at once.
+const KEPT: usize = 4 << 20;
 
 pub(super) struct Log {
     disk: Arc<dyn Disk>,
@@ -75,6 +77,7 @@ impl Batch {
 
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
         self.frames.clear();
         self.acknowledged.clear();
         self.waiters.clear();
@@ -192,11 +195,14 @@ impl Log {
             self.sync()?;
         }
         if batch.close {
-            // Says that all before it is on disk, so that the next opening can tell any damage.
+            // Says that all before it is on disk, so that the next opening can tell any damage. Without room for it, that
+            // can tell a little less.
             let mut mark = Batch::default();
             mark.push(Head::of(Tag::Mark, 0, &[], &[]), &[], &[]);
-            self.write(&mut mark.bytes, &mark.frames)?;
-            self.sync()?;
+            match self.write(&mut mark.bytes, &mark.frames) {
+                Err(error) if error.is_final() => return Err(error),
+                _ => self.sync()?,
+            }
         }
         Ok(())
     }
