@@ -1,4 +1,4 @@
-//! What primitives say about themselves: [`Event`], [`Outcome`], [`State`], and the [`Observer`] that hears it.
+//! What primitives say about themselves: [`Event`], [`Outcome`], [`State`], [`DropReason`], and the [`Observer`] that hears it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -103,6 +103,43 @@ pub enum Event {
     Joined,
     /// A fault, a delay or an answer was put in place of what would have happened.
     Injected,
+    /// An item that was in a queue, or was to go into one, was dropped.
+    Dropped(DropReason),
+}
+
+/// Why a queue dropped an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The queue was full, and what came last was dropped: this item.
+    Newest,
+    /// The queue was full, and what had waited longest was dropped.
+    Oldest,
+    /// The queue was full, and what mattered least was dropped.
+    Lowest,
+    /// Only the latest item matters, and a later one came.
+    Superseded,
+    /// The item's deadline passed.
+    Expired,
+    /// The queue was overloaded, and the item had waited too long.
+    Overloaded,
+}
+
+impl DropReason {
+    pub(crate) const COUNT: usize = 6;
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DropReason::Newest => "newest",
+            DropReason::Oldest => "oldest",
+            DropReason::Lowest => "lowest",
+            DropReason::Superseded => "superseded",
+            DropReason::Expired => "expired",
+            DropReason::Overloaded => "overloaded",
+        })
+    }
 }
 
 /// What keeps a failed call from being made again.

@@ -8,6 +8,7 @@ mod event;
 
 mod answer;
 mod hash;
+mod lanes;
 mod park;
 mod places;
 mod prefetch;
@@ -22,6 +23,7 @@ mod histogram;
 mod window;
 
 mod call;
+mod discipline;
 mod judge;
 mod setters;
 mod wait;
@@ -38,6 +40,8 @@ mod bulkhead;
 pub mod cache;
 mod concurrency;
 mod limit;
+mod queue;
+pub mod shard;
 mod shed;
 mod throttle;
 
@@ -60,7 +64,7 @@ pub mod design {}
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
 pub use error::{BadSetting, Error, Reason, Rejected, TimedOut};
-pub use event::{Event, GiveUp, Observer, Outcome, State};
+pub use event::{DropReason, Event, GiveUp, Observer, Outcome, State};
 
 // Ground.
 pub use hash::stable_hash;
@@ -81,11 +85,14 @@ pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, Ci
 pub use bulkhead::Bulkhead;
 pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
+pub use discipline::Priorities;
 pub use flight::{FlightAt, OwnErrors, SharedErrors, Sharing, SingleFlight};
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
+pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
 

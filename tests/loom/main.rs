@@ -6,8 +6,10 @@
 #![cfg(floodwall_loom)]
 
 mod breaker;
+mod cache;
 mod flight;
 mod limit;
+mod queue;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Carry,
+    Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Cache, Call, Carry,
     CircuitBreaker, Clock, Constant, Event, Failover, FixedWindow, Gate, Hedge, Keyed, LoadShed, Outcome,
     OwnedPermit, Policy, Retry, RetryBudget, SingleFlight, SlidingCounter, State, TokenBucket, block_on,
 };

@@ -2,10 +2,12 @@
 
 mod admit;
 mod breaker;
+mod cache;
 mod harness;
 mod hedge;
 mod keyed;
 mod limit;
+mod queue;
 mod stack;
 
 use std::{panic, process};
@@ -23,6 +25,8 @@ const AREAS: &[(&str, Cases)] = &[
     ("breaker", breaker::cases),
     ("stack", stack::cases),
     ("hedge", hedge::cases),
+    ("queue", queue::cases),
+    ("cache", cache::cases),
 ];
 
 const USAGE: &str = "\
@@ -71,7 +75,7 @@ fn main() -> Result<(), lexopt::Error> {
     if let [first, area, case] = &words[..]
         && first == ONE_LAUNCH
     {
-        Case::named(cases(area)?(), case)?.one_launch(&effort);
+        Case::named(cases(area)?(), case)?.one_launch(&effort, quick);
         return Ok(());
     }
     if words.is_empty() {
