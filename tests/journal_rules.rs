@@ -594,7 +594,9 @@ fn what_goes_along_with_a_write_is_put_off_while_the_disk_has_room_for_the_write
     let open = || Journal::builder().segment_bytes(1_024).open_on(disk.after_kill()).unwrap().1;
     let (journal, _) = Journal::builder().segment_bytes(1_024).open_on(disk.clone()).unwrap();
     let value = |digit: &str| digit.repeat(300);
-    ["a", "b"].map(|key| put(&journal, key, &value(key)));
+    for key in ["a", "b"] {
+        put(&journal, key, &value(key));
+    }
     let dead = [1, 2, 3, 4].map(|_| put(&journal, "k", &"dead".repeat(200)));
     // Now copies of the two are due, and an acknowledgement of the four: 700 bytes, and a header.
     journal.acknowledge(dead);

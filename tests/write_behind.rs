@@ -177,6 +177,26 @@ fn a_batch_that_fails_is_halved_until_what_spoils_it_is_alone() {
     assert_eq!((backlog.dead_letters, backlog.keys, backlog.bytes), (1, 0, 0));
 }
 
+#[test]
+fn a_write_that_was_found_to_spoil_batches_is_in_none_with_others_again() {
+    let (store, clock) = (Faulty::new(), Clock::manual());
+    let behind = builder(&store, &clock).batch(8).build();
+    let mut run = Box::pin(behind.run());
+    store.set(Mood::Spoiled(HashSet::from([3])));
+    (0..8).for_each(|key| save(&behind, key, key));
+    for key in 100..220 {
+        save(&behind, key, key);
+        clock.advance(millis(500));
+        assert!(poll(&mut run).is_pending());
+    }
+    let batches = store.batches.lock().unwrap();
+    let spoiled: Vec<usize> =
+        batches.iter().filter(|batch| batch.iter().any(|write| write.0 == 3)).map(Vec::len).collect();
+    let alone = spoiled.iter().position(|writes| *writes == 1).unwrap();
+    assert_eq!((spoiled[0], spoiled[alone..].iter().all(|writes| *writes == 1)), (8, true), "{spoiled:?}");
+    assert!(spoiled.len() > alone + 5, "{spoiled:?}");
+}
+
 /// Trap 31, where the store says which write it was.
 #[test]
 fn a_write_that_fails_holds_up_no_other_and_is_given_up_while_others_land() {
