@@ -19,8 +19,8 @@ pub(crate) struct Cell {
 
 /// Cells of which we say that they miss a bar (see the design notes). Most are short traces, in which a choice of
 /// policy comes too late; P3 is a disk's, whose nature changes.
-const KNOWN: [(&str, u64); 6] =
-    [("loop", 512), ("sprite", 1_000), ("cs", 1_000), ("zigzag", 800), ("p3", 80_000), ("p3", 152_508)];
+const KNOWN: [(&str, u64); 5] =
+    [("sprite", 1_000), ("cs", 1_000), ("zigzag", 800), ("p3", 80_000), ("p3", 152_508)];
 
 const OTHERS: [&str; 4] = ["LRU", "S3-FIFO", "W-TinyLFU 1%", "W-TinyLFU climbing"];
 

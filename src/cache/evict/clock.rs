@@ -162,8 +162,9 @@ impl Clock {
         } else {
             seen > rivals
         };
-        // Somebody who knows the hashes could make an entry look much used, with other keys, and so keep out whom he likes.
-        is_better || seen >= Self::FREQUENT && self.rng.next() & 127 == 0
+        // Somebody who knows the hashes could make an entry look much used, with other keys, and so keep out whom he likes. In a
+        // loop all look alike, and each that gets in costs a hit: so it is less often than TinyLFU's one in 128.
+        is_better || seen >= Self::FREQUENT && self.rng.next() & 1023 == 0
     }
 
     /// Takes out the entry; its insertion counts now.
