@@ -30,6 +30,7 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
             room: Room {
                 capacity,
                 weighted: false,
+                largest: 1.0,
                 eviction: Eviction::default(),
                 seed: 0,
                 words: 0,
@@ -54,6 +55,31 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub fn weigher(mut self, weigh: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.room.weighted = true;
         self.settings.weigher = Some(Box::new(weigh));
+        self
+    }
+
+    /// Refuses an entry that weighs more than `share` of the capacity. Default: 1, all of it.
+    ///
+    /// A heavy entry makes many others leave. One of weight 1 is never refused, but by a cache of capacity 0.
+    ///
+    /// # Panics
+    ///
+    /// If `share` is not within 0 and 1.
+    ///
+    /// ```
+    /// use floodwall::Cache;
+    ///
+    /// let pages = Cache::builder(1000).weigher(|_, page: &String| page.len() as u64).largest(0.1).build();
+    /// pages.insert("small", "a".repeat(100))?;
+    /// let refused = pages.insert("large", "b".repeat(101)).unwrap_err();
+    /// assert_eq!((refused.weight, refused.limit), (101, 100));
+    /// assert_eq!(pages.len(), 1);
+    /// # Ok::<(), floodwall::cache::TooHeavy<String>>(())
+    /// ```
+    #[track_caller]
+    pub fn largest(mut self, share: f64) -> Self {
+        assert!((0.0..=1.0).contains(&share), "largest: {share} must be within 0 and 1");
+        self.room.largest = share;
         self
     }
 

@@ -98,6 +98,12 @@ use tags::Tags;
 /// was used ([`Eviction::Adaptive`]); that is learnt from one look-up in some dozens, in small caches in turns, which is a third
 /// of a microsecond for each that is heard. With [`Eviction::Lru`] all of it is under one lock.
 ///
+/// # Memory
+///
+/// An entry of two `u64` takes 47 bytes in a cache of a million, as the allocator counts them, of which 16 are key and value. A
+/// weigher adds 9, and knowing time 33 (`tests/cache_memory.rs` prints them). Slots for the entries that are expected come from
+/// the system at once, and take memory as they are used.
+///
 /// # When values are dropped
 ///
 /// What leaves may be read at that moment by another thread, so it is dropped when it is known that nobody does: by the write that

@@ -17,10 +17,12 @@ pub(super) struct Budget {
     /// 1 since somebody found no room, until there is plenty.
     is_full: AtomicU64,
     shards: u64,
+    /// What share of the capacity one entry may weigh.
+    largest: f64,
 }
 
 impl Budget {
-    pub(super) fn new(capacity: u64, shards: usize) -> Self {
+    pub(super) fn new(capacity: u64, largest: f64, shards: usize) -> Self {
         Self {
             capacity: AtomicU64::new(capacity),
             pool: AtomicU64::new(capacity),
@@ -28,6 +30,7 @@ impl Budget {
             slack: AtomicU64::new(slack(capacity)),
             is_full: AtomicU64::new(0),
             shards: shards as u64,
+            largest,
         }
     }
 
@@ -37,7 +40,11 @@ impl Budget {
 
     /// What one entry may weigh.
     pub(super) fn limit(&self) -> u64 {
-        self.capacity()
+        let capacity = self.capacity();
+        if self.largest >= 1.0 {
+            return capacity;
+        }
+        ((capacity as f64 * self.largest) as u64).max(capacity.min(1))
     }
 
     /// Changes the capacity. What is there and too much is a debt.
@@ -142,7 +149,7 @@ mod tests {
 
     #[test]
     fn room_is_taken_once() {
-        let budget = Budget::new(10, 1);
+        let budget = Budget::new(10, 1.0, 1);
         assert_eq!((budget.take(4), budget.take(7), budget.take(1)), (4, 6, 0));
         budget.overdraw(3);
         assert_eq!((budget.debt(), budget.take(1)), (3, 0));
@@ -152,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_smaller_capacity_is_a_debt() {
-        let budget = Budget::new(u64::MAX, 1);
+        let budget = Budget::new(u64::MAX, 1.0, 1);
         assert_eq!(budget.capacity(), u64::MAX);
         let taken = budget.take(100);
         budget.resize(60);

@@ -43,6 +43,8 @@ pub enum Cause {
 pub(super) struct Room {
     pub(super) capacity: u64,
     pub(super) weighted: bool,
+    /// What share of the capacity one entry may weigh.
+    pub(super) largest: f64,
     pub(super) eviction: Eviction,
     /// What makes its order of leaving hard to foresee.
     pub(super) seed: u64,
@@ -97,7 +99,7 @@ impl<K, V> Entries<K, V> {
                     Shard::new(order, expected, room.weighted, room.words)
                 })
                 .collect(),
-            budget: Budget::new(room.capacity, shards),
+            budget: Budget::new(room.capacity, room.largest, shards),
             is_listened: room.listened,
             is_weighted: room.weighted,
             is_timed: room.words > 0,
