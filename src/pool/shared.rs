@@ -14,8 +14,10 @@ use std::time::Duration;
 use super::PoolStatus;
 use super::core::{Core, Entry, Home, Limits, Mode, Served};
 use super::error::ConnectError;
+use super::held::{Held, HeldFor};
 use super::job::{Ended, Job};
 use super::manager::Manager;
+use super::stats::Times;
 use crate::backoff::Backoff;
 use crate::bell::Bell;
 use crate::clock::{Clock, NEVER};
@@ -36,6 +38,7 @@ pub(super) struct Shared<M: Manager> {
     pub(super) bell: Bell,
     seeds: Seeds,
     pub(super) settings: Settings,
+    pub(super) times: Times,
     pub(super) clock: Clock,
     pub(super) hook: Hook,
 }
@@ -46,6 +49,7 @@ pub(super) struct State<M: Manager> {
     pub(super) resting: VecDeque<Job<M>>,
     /// How the last dial failed.
     failure: Option<ConnectError<M::Error>>,
+    pub(super) held: Held,
 }
 
 /// Times in nanoseconds.
@@ -57,12 +61,15 @@ pub(super) struct Settings {
     pub(super) connect_timeout: u64,
     pub(super) close_timeout: u64,
     pub(super) max_lifetime: u64,
+    pub(super) keepalive: u64,
+    pub(super) leak_after: u64,
+    pub(super) measure_holds: bool,
     pub(super) backoff: Backoff,
 }
 
 /// What a waiter brings, and takes away.
 pub(super) struct Slot<C> {
-    /// Who was given a connection that did not work stands before those who were given none.
+    /// By priority; of one, who was given a connection that did not work stands before those who were given none.
     rank: u8,
     /// It drives something.
     pub(super) busy: bool,
@@ -78,11 +85,10 @@ pub(super) enum Grant<C> {
 }
 
 impl<C> Slot<C> {
-    pub(super) const AGAIN: u8 = 0;
-    pub(super) const FIRST: u8 = 1;
-
-    pub(super) const fn new(rank: u8) -> Self {
-        Self { rank, busy: false, nudged: false, grant: Grant::Nothing }
+    pub(super) const fn new(priority: u8, again: bool) -> Self {
+        // Two priorities share a rank, and its lowest bit says who came again.
+        let rank = (u8::MAX - priority) | 1;
+        Self { rank: if again { rank - 1 } else { rank }, busy: false, nudged: false, grant: Grant::Nothing }
     }
 
     pub(super) fn into_grant(self) -> Grant<C> {
@@ -140,7 +146,8 @@ impl<M: Manager> Shared<M> {
         clock: Clock,
         hook: Hook,
     ) -> Self {
-        let state = State { core: Core::new(limits), resting: VecDeque::new(), failure: None };
+        let held = Held::new(settings.leak_after);
+        let state = State { core: Core::new(limits), resting: VecDeque::new(), failure: None, held };
         Self {
             manager: Arc::new(manager),
             state: Mutex::new(state),
@@ -150,6 +157,7 @@ impl<M: Manager> Shared<M> {
             bell: Bell::default(),
             seeds,
             settings,
+            times: Times::default(),
             clock,
             hook,
         }
@@ -199,7 +207,7 @@ impl<M: Manager> Shared<M> {
     /// Says whether a connection may be given out unchecked.
     #[inline]
     pub(super) fn is_fit(&self, entry: &Entry<M::Connection>, now: u64) -> bool {
-        !entry.suspect && !entry.unclean && now.saturating_sub(entry.seen) < self.settings.check_after
+        !entry.suspect && !entry.unclean && now.saturating_sub(entry.proved) < self.settings.check_after
     }
 
     /// Takes a connection home.
@@ -214,7 +222,15 @@ impl<M: Manager> Shared<M> {
             entry.broken = is_broken;
             entry.unclean |= needs_reset;
         }
+        if self.settings.measure_holds {
+            let held = self.clock.nanos().saturating_sub(entry.seen);
+            self.times.holds.record(Duration::from_nanos(held));
+        }
+        let out = entry.out.take();
         let mut state = self.state.lock();
+        if let Some(out) = out {
+            state.held.comes_home(out);
+        }
         let home = state.core.give(entry);
         let mode = state.core.mode();
         drop(state);
@@ -224,9 +240,31 @@ impl<M: Manager> Shared<M> {
     }
 
     /// A connection will not come home.
-    pub(super) fn lose(&self) {
-        self.state.lock().core.taken_away();
+    pub(super) fn lose(&self, out: Option<usize>) {
+        {
+            let mut state = self.state.lock();
+            state.core.taken_away();
+            if let Some(out) = out {
+                state.held.comes_home(out);
+            }
+        }
         self.rouse();
+    }
+
+    /// Tells of what is held for too long, each once, and says when to do so next.
+    pub(super) fn tell_leaks(&self, now: u64) -> u64 {
+        if self.settings.leak_after == NEVER {
+            return NEVER;
+        }
+        loop {
+            let mut state = self.state.lock();
+            let Some(HeldFor { at, held }) = state.held.next_overdue(now) else {
+                return state.held.overdue_at();
+            };
+            state.core.counts.leaks += 1;
+            drop(state);
+            self.hook.emit(Event::HeldTooLong { at, held });
+        }
     }
 
     /// Does what follows from a connection's coming home.
@@ -282,6 +320,25 @@ impl<M: Manager> Shared<M> {
         match ended {
             Ended::Closed => {
                 self.state.lock().core.gone();
+                self.hook.emit(Event::Disconnected);
+                self.tell_drain();
+            }
+            Ended::Checked(mut entry, works) => {
+                if works {
+                    entry.proved = self.clock.nanos();
+                } else {
+                    entry.broken = true;
+                    self.state.lock().core.suspect();
+                }
+                let home = self.state.lock().core.put_back(entry);
+                self.settle(home);
+            }
+            Ended::Lost => {
+                let mut state = self.state.lock();
+                state.core.suspect();
+                state.core.taken_away();
+                drop(state);
+                self.hook.emit(Event::Disconnected);
                 self.tell_drain();
             }
             Ended::Connected(connection) => {
@@ -291,11 +348,16 @@ impl<M: Manager> Shared<M> {
                     connection,
                     expires,
                     seen: now,
+                    proved: now,
                     generation,
                     suspect: false,
                     unclean: false,
                     broken: false,
+                    out: None,
                 });
+                let took = Duration::from_nanos(now.saturating_sub(started));
+                self.times.connects.record(took);
+                self.hook.emit(Event::Connected { took });
                 let home = self.state.lock().core.dialled(now, entry);
                 self.settle(home);
             }

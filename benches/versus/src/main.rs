@@ -6,6 +6,7 @@ mod harness;
 mod hedge;
 mod keyed;
 mod limit;
+mod pool;
 mod stack;
 
 use std::{panic, process};
@@ -23,6 +24,7 @@ const AREAS: &[(&str, Cases)] = &[
     ("breaker", breaker::cases),
     ("stack", stack::cases),
     ("hedge", hedge::cases),
+    ("pool", pool::cases),
 ];
 
 const USAGE: &str = "\
