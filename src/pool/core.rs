@@ -154,14 +154,7 @@ impl<C> Core<C> {
             keeper: false,
             owed: 0,
             warm_up: 0,
-            counts: Counts {
-                served: 0,
-                connected: 0,
-                failed: 0,
-                closed: 0,
-                timed_out: 0,
-                leaks: 0,
-            },
+            counts: Counts { served: 0, connected: 0, failed: 0, closed: 0, timed_out: 0, leaks: 0 },
         }
     }
 
@@ -377,9 +370,10 @@ impl<C> Core<C> {
         }
     }
 
-    /// Takes an idle connection that is not known to have worked since `since`, to be checked.
-    pub(super) fn take_unproved(&mut self, since: u64) -> Option<Box<Entry<C>>> {
-        let place = self.idle.iter().position(|entry| entry.proved <= since)?;
+    /// Takes an idle connection that was not known to work for so long, to be checked.
+    pub(super) fn take_unproved(&mut self, interval: u64) -> Option<Box<Entry<C>>> {
+        let due = |entry: &Box<Entry<C>>| entry.proved.saturating_add(interval) <= self.now;
+        let place = self.idle.iter().position(due)?;
         self.idle.remove(place)
     }
 
@@ -409,6 +403,11 @@ impl<C> Core<C> {
         self.total -= 1;
     }
 
+    /// Returns whether there may be one more than there are.
+    pub(super) fn has_room(&self) -> bool {
+        self.total < self.limits.max.saturating_add(self.limits.overflow)
+    }
+
     /// Returns whether there should be one more dial, now or after a pause, for so many who wait.
     pub(super) fn wants_dial(&self, waiting: usize) -> bool {
         let free = self.limits.max_connecting.saturating_sub(self.connecting);
@@ -417,8 +416,7 @@ impl<C> Core<C> {
         }
         // Who waits may be about to be served what is idle.
         let unserved = waiting.saturating_sub(self.idle.len());
-        let for_callers = self.connecting < unserved
-            && self.total < self.limits.max.saturating_add(self.limits.overflow);
+        let for_callers = self.connecting < unserved && self.has_room();
         for_callers || self.mode == Mode::Open && self.wants_spare(waiting)
     }
 

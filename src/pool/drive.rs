@@ -119,7 +119,7 @@ impl<'a, M: Manager> Driver<'a, M> {
                 }
             }
             if self.runs && job.is_none() && dial.is_none() && shared.settings.keepalive != NEVER {
-                check = core.take_unproved(now.saturating_sub(shared.settings.keepalive));
+                check = core.take_unproved(shared.settings.keepalive);
             }
         }
         if self.keeps.is_some() || keeps.is_some() {

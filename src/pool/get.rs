@@ -99,15 +99,15 @@ impl<M: Manager> Shared<M> {
         let mut again = false;
         let mut first = first;
         loop {
-            let mut checkout = match std::mem::replace(&mut first, First::None) {
+            let (mut checkout, now) = match std::mem::replace(&mut first, First::None) {
                 First::Ready(checkout) => return Ok(checkout),
-                First::Doubtful(checkout) => checkout,
+                First::Doubtful(checkout) => (checkout, start),
                 First::None => {
                     let slot = Slot::new(call.priority, again);
-                    Checkout::new(self, self.line_up(slot, start, deadline).await?)
+                    let (entry, now) = self.line_up(slot, start, deadline).await?;
+                    (Checkout::new(self, entry), now)
                 }
             };
-            let now = self.clock.nanos();
             if self.is_fit(checkout.entry(), now) {
                 self.hand_out(checkout.entry(), now, at);
                 return Ok(checkout);
@@ -131,21 +131,28 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    /// Waits in line for a connection.
+    /// Waits in line for a connection; returns it, and the time.
     async fn line_up(
         &self,
         slot: Slot<M::Connection>,
         start: u64,
         deadline: u64,
-    ) -> Result<Box<Entry<M::Connection>>, PoolError<M::Error>> {
-        self.tell_leaks(self.clock.nanos());
+    ) -> Result<(Box<Entry<M::Connection>>, u64), PoolError<M::Error>> {
+        if self.settings.leak_after != NEVER {
+            self.tell_leaks(self.clock.nanos());
+        }
         // In this order, so that who is dropped leaves the line first, and then lays down what it drives.
         let mut driver = Driver::waiting(self);
         let mut wait = pin!(Wait::new(self, &self.clock, deadline, slot));
+        let mut is_new = true;
         let waited = poll_fn(|context| {
             loop {
                 if let Poll::Ready(waited) = wait.as_mut().poll(context) {
                     return Poll::Ready(waited);
+                }
+                // Later it may have been woken to look.
+                if std::mem::take(&mut is_new) && !self.has_work() {
+                    return Poll::Pending;
                 }
                 if !driver.attend(context, Some(wait.as_ref())) {
                     return Poll::Pending;
@@ -156,10 +163,10 @@ impl<M: Manager> Shared<M> {
         match waited {
             Waited::Served(slot) => {
                 driver.on_duty = slot.nudged;
-                let waited = self.clock.nanos().saturating_sub(start);
-                self.times.waits.record(Duration::from_nanos(waited));
+                let now = self.clock.nanos();
+                self.times.waits.record(Duration::from_nanos(now.saturating_sub(start)));
                 match slot.into_grant() {
-                    Grant::Entry(entry) => Ok(entry),
+                    Grant::Entry(entry) => Ok((entry, now)),
                     Grant::Failed | Grant::Nothing => Err(self.failed_fast()),
                 }
             }

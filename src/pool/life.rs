@@ -154,9 +154,11 @@ impl<M: Manager> Pool<M> {
             let mut state = self.shared.state();
             change(&mut state.core.limits);
             state.core.trim();
+            state.core.look_again();
         }
         self.shared.bury();
         self.shared.rouse();
+        self.shared.bell.ring();
     }
 
     /// Lets no connection be given out again that there is now: what is idle is closed, what is in use when it comes home,

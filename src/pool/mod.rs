@@ -17,6 +17,7 @@ mod error;
 mod get;
 mod held;
 mod job;
+mod land;
 mod life;
 mod manager;
 mod shared;

@@ -15,17 +15,17 @@ use super::PoolStatus;
 use super::core::{Core, Entry, Home, Limits, Mode, Served};
 use super::error::ConnectError;
 use super::held::{Held, HeldFor};
-use super::job::{Ended, Job};
+use super::job::Job;
 use super::manager::Manager;
 use super::stats::Times;
 use crate::backoff::Backoff;
 use crate::bell::Bell;
 use crate::clock::{Clock, NEVER};
-use crate::error::{Reason, Rejected, saturating_nanos};
+use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook};
 use crate::rng::Seeds;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
-use crate::wait::{Line, Turn, WaitList, serve_waiters};
+use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters};
 
 pub(super) struct Shared<M: Manager> {
     pub(super) manager: Arc<M>,
@@ -33,10 +33,12 @@ pub(super) struct Shared<M: Manager> {
     pub(super) list: Mutex<WaitList<Slot<M::Connection>>>,
     /// 1 if connections were doomed under the line's lock, where nothing can be closed.
     doomed: AtomicU64,
+    /// 1 if there may have been something to do when somebody came to wait.
+    has_work: AtomicU64,
     /// How many [`Pool`](super::Pool)s there are of this one.
     pub(super) handles: AtomicU64,
     pub(super) bell: Bell,
-    seeds: Seeds,
+    pub(super) seeds: Seeds,
     pub(super) settings: Settings,
     pub(super) times: Times,
     pub(super) clock: Clock,
@@ -48,7 +50,7 @@ pub(super) struct State<M: Manager> {
     /// What is under way and driven by nobody.
     pub(super) resting: VecDeque<Job<M>>,
     /// How the last dial failed.
-    failure: Option<ConnectError<M::Error>>,
+    pub(super) failure: Option<ConnectError<M::Error>>,
     pub(super) held: Held,
 }
 
@@ -128,6 +130,9 @@ impl<M: Manager> Line for Shared<M> {
     fn mark(&self, somebody_waits: bool) {
         let mut state = self.state.lock();
         state.core.mark(somebody_waits);
+        // Under both locks: what comes to be done after this finds who is about to wait in the line.
+        let has_work = !state.resting.is_empty() || state.core.has_room();
+        self.has_work.store(u64::from(has_work), Ordering::Relaxed);
         self.note(&state);
     }
 
@@ -153,6 +158,7 @@ impl<M: Manager> Shared<M> {
             state: Mutex::new(state),
             list: Mutex::new(list),
             doomed: AtomicU64::new(0),
+            has_work: AtomicU64::new(0),
             handles: AtomicU64::new(1),
             bell: Bell::default(),
             seeds,
@@ -174,6 +180,11 @@ impl<M: Manager> Shared<M> {
             // Relaxed: who notes it under the lock looks itself once it has left.
             self.doomed.store(1, Ordering::Relaxed);
         }
+    }
+
+    /// Says whether one who has just come to wait is to look for something to do.
+    pub(super) fn has_work(&self) -> bool {
+        self.has_work.load(Ordering::Relaxed) != 0
     }
 
     /// Closes what was doomed while somebody was served.
@@ -235,7 +246,7 @@ impl<M: Manager> Shared<M> {
         let mode = state.core.mode();
         drop(state);
         if home != Home::Idle || mode != Mode::Open {
-            self.settle(home);
+            self.settle(home, mode);
         }
     }
 
@@ -269,16 +280,21 @@ impl<M: Manager> Shared<M> {
 
     /// Does what follows from a connection's coming home.
     #[cold]
-    fn settle(&self, home: Home) {
+    pub(super) fn settle(&self, home: Home, mode: Mode) {
         match home {
-            Home::Awaited => self.serve(),
+            Home::Awaited => {
+                serve_next(self, self.list.lock());
+                self.tidy();
+            }
             Home::Doomed => self.bury(),
             Home::Idle => {}
         }
-        self.tell_drain();
+        if mode == Mode::Draining {
+            self.bell.ring();
+        }
     }
 
-    fn tell_drain(&self) {
+    pub(super) fn tell_drain(&self) {
         if self.state.lock().core.mode() == Mode::Draining {
             self.bell.ring();
         }
@@ -291,133 +307,6 @@ impl<M: Manager> Shared<M> {
         self.state.lock().core.advance(now);
         serve_waiters(self, list);
         self.tidy();
-    }
-
-    /// Begins to close what is doomed.
-    pub(super) fn bury(&self) {
-        let doomed = self.state.lock().core.doomed();
-        if doomed.is_empty() {
-            return;
-        }
-        let deadline = self.clock.after(Duration::from_nanos(self.settings.close_timeout));
-        for entry in doomed {
-            let mut job = Job::close(self.manager.clone(), entry.connection, deadline);
-            // Most are closed at once.
-            match job.poll(Waker::noop()) {
-                Some(ended) => {
-                    self.end(job, ended);
-                }
-                None => self.state.lock().resting.push_back(job),
-            }
-        }
-        self.rouse();
-    }
-
-    /// Takes note of how a job has ended; the caller then looks for more to do, or rouses who does.
-    pub(super) fn end(&self, job: Job<M>, ended: Ended<M>) {
-        let (started, generation) = (job.started, job.generation);
-        job.put_away();
-        match ended {
-            Ended::Closed => {
-                self.state.lock().core.gone();
-                self.hook.emit(Event::Disconnected);
-                self.tell_drain();
-            }
-            Ended::Checked(mut entry, works) => {
-                if works {
-                    entry.proved = self.clock.nanos();
-                } else {
-                    entry.broken = true;
-                    self.state.lock().core.suspect();
-                }
-                let home = self.state.lock().core.put_back(entry);
-                self.settle(home);
-            }
-            Ended::Lost => {
-                let mut state = self.state.lock();
-                state.core.suspect();
-                state.core.taken_away();
-                drop(state);
-                self.hook.emit(Event::Disconnected);
-                self.tell_drain();
-            }
-            Ended::Connected(connection) => {
-                let now = self.clock.nanos();
-                let expires = self.expiry(now);
-                let entry = Box::new(Entry {
-                    connection,
-                    expires,
-                    seen: now,
-                    proved: now,
-                    generation,
-                    suspect: false,
-                    unclean: false,
-                    broken: false,
-                    out: None,
-                });
-                let took = Duration::from_nanos(now.saturating_sub(started));
-                self.times.connects.record(took);
-                self.hook.emit(Event::Connected { took });
-                let home = self.state.lock().core.dialled(now, entry);
-                self.settle(home);
-            }
-            Ended::Failed(error) => self.fail(started, error),
-        }
-    }
-
-    fn expiry(&self, now: u64) -> u64 {
-        let lifetime = self.settings.max_lifetime;
-        if lifetime == NEVER {
-            return NEVER;
-        }
-        // A tenth, so that those that were made together do not end together.
-        now.saturating_add(lifetime - self.seeds.next().up_to(lifetime / 10))
-    }
-
-    fn fail(&self, started: u64, error: ConnectError<M::Error>) {
-        let failures = self.state.lock().core.failures_with(started);
-        // May be the user's code.
-        let delay = self.settings.backoff.delay(failures, &mut self.seeds.next());
-        let delay = delay.unwrap_or(LONGEST_BACKOFF);
-        let now = self.clock.nanos();
-        let (is_failing, _old) = {
-            let mut state = self.state.lock();
-            state.core.failed(now, started, saturating_nanos(delay));
-            (state.core.is_failing(), state.failure.replace(error))
-        };
-        let attempt = u16::try_from(failures).unwrap_or(u16::MAX);
-        self.hook.emit(Event::Retrying { attempt, delay });
-        if is_failing {
-            self.serve();
-        }
-        self.tell_drain();
-    }
-
-    /// Takes what is under way from one who leaves.
-    pub(super) fn lay_down(&self, jobs: Vec<Job<M>>) {
-        if jobs.is_empty() {
-            return;
-        }
-        let mut state = self.state.lock();
-        state.resting.extend(jobs);
-        if state.core.mode() == Mode::Closed {
-            drop(state);
-            self.hang_up();
-        }
-    }
-
-    /// Ends the dials that nobody drives.
-    pub(super) fn hang_up(&self) {
-        let mut state = self.state.lock();
-        let (dials, closes): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut state.resting).into_iter().partition(Job::is_dial);
-        state.resting = closes;
-        dials.iter().for_each(|_| state.core.abandoned());
-        drop(state);
-        if !dials.is_empty() {
-            dials.into_iter().for_each(Job::put_away);
-            self.bell.ring();
-        }
     }
 
     /// Sees to it that somebody does what there is to do.
@@ -464,9 +353,6 @@ impl<M: Manager> Shared<M> {
         }
     }
 }
-
-/// For backoffs that end.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Picks who is to see what there is to do: one who does nothing yet, or also another one.
 pub(super) fn nudge<C>(list: &mut WaitList<Slot<C>>, also_busy: bool) -> Option<Waker> {

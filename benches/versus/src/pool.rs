@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use deadpool::managed::{Metrics, RecycleResult};
 use floodwall::Pool;
@@ -110,14 +111,22 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
 
 fn ours(max: usize) -> Pool<InPlace<Numbers>> {
-    let pool = Pool::new(Numbers.in_place(), max);
+    warm(Pool::new(Numbers.in_place(), max), max)
+}
+
+/// As deadpool and fastpool are: whoever waits, waits for ever.
+fn ours_patient(max: usize) -> Pool<InPlace<Numbers>> {
+    warm(Pool::builder(Numbers.in_place()).max(max).timeout(Duration::MAX).build(), max)
+}
+
+fn warm(pool: Pool<InPlace<Numbers>>, max: usize) -> Pool<InPlace<Numbers>> {
     drop((0..max).map(|_| pool.get_blocking().unwrap()).collect::<Vec<_>>());
     pool
 }
 
 fn deadpool_of(max: usize) -> deadpool::managed::Pool<Numbers> {
     let pool = deadpool::managed::Pool::builder(Numbers).max_size(max).build().unwrap();
-    RUNTIME.block_on(async { pool.get().await.unwrap() });
+    drop(RUNTIME.block_on(pool.get()).unwrap());
     pool
 }
 
@@ -217,6 +226,9 @@ fn crowd<const TASKS: usize>(name: &'static str, threads: usize) -> Case {
     let rt = || Mutex::new(runtime(threads));
     Case::new(name)
         .peer("floodwall", (rt(), ours(4)), |it| run(TASKS, it, visits!(pool => pool.get().await.unwrap())))
+        .peer("floodwall, no limit of time", (rt(), ours_patient(4)), |it| {
+            run(TASKS, it, visits!(pool => pool.get().await.unwrap()))
+        })
         .peer("deadpool", (rt(), deadpool_of(4)), |it| {
             run(TASKS, it, visits!(pool => pool.get().await.unwrap()))
         })
