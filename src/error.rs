@@ -224,6 +224,8 @@ pub enum Reason {
     BulkheadFull,
     /// A queue is full.
     QueueFull,
+    /// An item is heavier than all that a queue holds: it would never fit.
+    TooHeavy,
     /// The call was shed: the system is overloaded, and other work is worth more.
     Shed,
     /// The call's deadline had passed, or would have passed before it could start.
@@ -243,6 +245,7 @@ impl fmt::Display for Reason {
             Reason::CircuitOpen => "circuit open",
             Reason::BulkheadFull => "bulkhead full",
             Reason::QueueFull => "queue full",
+            Reason::TooHeavy => "too heavy",
             Reason::Shed => "shed",
             Reason::DeadlineExceeded => "deadline exceeded",
             Reason::Closed => "closed",

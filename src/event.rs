@@ -1,4 +1,4 @@
-//! What primitives say about themselves: [`Event`], [`Outcome`], [`State`], and the [`Observer`] that hears it.
+//! What primitives say about themselves: [`Event`], [`Outcome`], [`State`], [`DropReason`], and the [`Observer`] that hears it.
 
 use std::fmt;
 use std::panic::Location;
@@ -118,6 +118,46 @@ pub enum Event {
         /// How long it has been held.
         held: Duration,
     },
+    /// An item that was in a queue, or was to go into one, was dropped.
+    Dropped(DropReason),
+}
+
+/// Why a queue dropped an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The queue was full, and what came last was dropped: this item.
+    Newest,
+    /// The queue was full, and what had waited longest was dropped.
+    Oldest,
+    /// The queue was full, and what mattered least was dropped.
+    Lowest,
+    /// Only the latest item matters, and a later one came.
+    Superseded,
+    /// The item's deadline passed.
+    Expired,
+    /// The queue was overloaded, and the item had waited too long.
+    Overloaded,
+    /// Who waited for what comes of it has left.
+    Abandoned,
+}
+
+impl DropReason {
+    pub(crate) const COUNT: usize = 7;
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DropReason::Newest => "newest",
+            DropReason::Oldest => "oldest",
+            DropReason::Lowest => "lowest",
+            DropReason::Superseded => "superseded",
+            DropReason::Expired => "expired",
+            DropReason::Overloaded => "overloaded",
+            DropReason::Abandoned => "abandoned",
+        })
+    }
 }
 
 /// What keeps a failed call from being made again.

@@ -8,6 +8,7 @@ mod event;
 
 mod answer;
 mod hash;
+mod lanes;
 mod park;
 mod places;
 mod prefetch;
@@ -23,6 +24,7 @@ mod window;
 
 mod bell;
 mod call;
+mod discipline;
 mod judge;
 mod setters;
 mod wait;
@@ -40,8 +42,12 @@ pub mod cache;
 mod concurrency;
 mod limit;
 pub mod pool;
+mod queue;
+pub mod shard;
 mod shed;
 mod throttle;
+
+mod workers;
 
 pub mod headers;
 
@@ -62,7 +68,7 @@ pub mod design {}
 // Words: how a call can end, what primitives say, what a call asks for.
 pub use call::Call;
 pub use error::{BadSetting, Error, Reason, Rejected, TimedOut};
-pub use event::{Event, GiveUp, Observer, Outcome, State};
+pub use event::{DropReason, Event, GiveUp, Observer, Outcome, State};
 
 // Ground.
 pub use hash::stable_hash;
@@ -83,14 +89,18 @@ pub use breaker::{BreakerMode, BreakerThresholds, CallCounts, CircuitBreaker, Ci
 pub use bulkhead::Bulkhead;
 pub use cache::{Cache, CacheBuilder};
 pub use concurrency::AdaptiveConcurrency;
+pub use discipline::Priorities;
 pub use flight::{FlightAt, OwnErrors, SharedErrors, Sharing, SingleFlight};
 pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
 pub use pool::{Checkout, Manager, Pool, PoolBuilder};
+pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
+pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
+pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, WorkersStats};
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};

@@ -1,11 +1,12 @@
 //! The settings of a cache: [`CacheBuilder`].
 
 use std::fmt;
-use std::hash::{Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::expiry::Rules;
+use super::hash::Seed;
 use super::stats::Counts;
 use super::{Cache, Cause, Entries, Inner, Room, Settings};
 use crate::clock::Clock;
@@ -25,7 +26,7 @@ pub struct CacheBuilder<K, V> {
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub(super) fn new(capacity: u64) -> Self {
         Self {
-            room: Room { capacity, weighted: false, words: 0 },
+            room: Room { capacity, weighted: false, words: 0, listened: false },
             settings: Settings {
                 weigher: None,
                 listener: None,
@@ -71,11 +72,12 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
             "soft_timeout: needs a background, which finishes the load"
         );
         room.words = settings.rules.words();
+        room.listened = settings.listener.is_some() || settings.tags.is_some();
         Cache {
             inner: Arc::new(Inner {
                 entries: Entries::new(room),
                 flights: Flights::new(),
-                hasher: RandomState::new(),
+                seed: Seed::random(),
                 settings,
                 counts: Counts::new(),
                 clock,

@@ -1,7 +1,7 @@
 //! What the verbs of a cache share: looking up, writing and telling.
 
 use std::borrow::Borrow;
-use std::hash::{BuildHasher, Hash};
+use std::hash::Hash;
 use std::time::Duration;
 
 use super::entries::{Cause, Found, Gone};
@@ -20,7 +20,7 @@ pub(super) struct Prepared {
 
 impl<K: Hash + Eq, V> Inner<K, V> {
     pub(super) fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
-        self.hasher.hash_one(key)
+        self.seed.hash(key)
     }
 
     /// Whether it knows time at all; else it reads no clock.
@@ -147,20 +147,25 @@ impl<K: Hash + Eq, V> Inner<K, V> {
 
     /// Tells the listener of what has left, and lets go of it.
     pub(super) fn tell(&self, gone: Gone<'_, K, V>) {
+        gone.unseen().for_each(|(cause, count)| self.counts.add_many(count_of(cause), count));
         for (key, value, cause) in gone.iter() {
             if let Some(tags) = &self.settings.tags {
                 tags.left(self.hash(key), &tags.of(key, value));
             }
-            self.counts.add(match cause {
-                Cause::Expired => Count::Expired,
-                Cause::Size => Count::Evicted,
-                Cause::Explicit => Count::Removed,
-                Cause::Replaced => Count::Replaced,
-            });
+            self.counts.add(count_of(cause));
             if let Some(listener) = &self.settings.listener {
                 listener(key, value, cause);
             }
         }
+    }
+}
+
+const fn count_of(cause: Cause) -> Count {
+    match cause {
+        Cause::Expired => Count::Expired,
+        Cause::Size => Count::Evicted,
+        Cause::Explicit => Count::Removed,
+        Cause::Replaced => Count::Replaced,
     }
 }
 

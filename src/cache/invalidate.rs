@@ -67,6 +67,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
             }
             true
         });
+        self.inner.entries.tidy();
     }
 
     /// Removes everything that was written before.

@@ -41,8 +41,10 @@ mod builder;
 mod compute;
 mod entries;
 mod entry;
+mod evict;
 mod expiry;
 mod fresh;
+mod hash;
 mod inner;
 mod invalidate;
 mod load;
@@ -53,12 +55,11 @@ mod stats;
 mod tags;
 mod times;
 mod timing;
-#[cfg_attr(not(test), expect(dead_code, reason = "the table will embed it"))]
 mod wheel;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,7 @@ pub use builder::CacheBuilder;
 pub use compute::Compute;
 pub use entries::Cause;
 pub use entry::{Entry, LoadGuard};
+pub use evict::{Eviction, Simulator};
 pub use expiry::Expiry;
 pub use invalidate::Invalidation;
 pub use refresh::Job;
@@ -80,6 +82,7 @@ use crate::event::Hook;
 use crate::flight::Flights;
 use entries::{Entries, Room};
 use expiry::Rules;
+use hash::Seed;
 use stats::Counts;
 use tags::Tags;
 
@@ -90,8 +93,19 @@ use tags::Tags;
 ///
 /// # Cost
 ///
-/// As yet all entries are under one lock, and leave in the order in which they came, however often they are used: fit for
-/// what is loaded slowly, not for millions of look-ups a second, nor for the highest share of hits.
+/// A look-up takes no lock and writes to nothing that threads share, save one byte beside an entry that is not in much use
+/// yet. A write locks a part of the cache. As yet entries leave in the order in which they came, those that were used after
+/// another round: that is not the highest share of hits.
+///
+/// # When values are dropped
+///
+/// What leaves may be read at that moment by another thread, so it is dropped when it is known that nobody does: by the write that
+/// made it leave or by one soon after, of which each drops up to two. What has left and is not dropped yet
+/// takes room as before; there is never more than the cache may hold, and one entry for each thread that
+/// writes or reads. In a cache of fewer than 256 entries what leaves is dropped at once if nobody reads it.
+/// [`sweep`](Cache::sweep), [`clear`](Cache::clear), [`retain`](Cache::retain) and [`set_capacity`](Cache::set_capacity) drop all that nobody reads.
+///
+/// Values are dropped, cloned and looked at outside all locks. [`Eq`] of keys may run under one: it must not use the cache.
 ///
 /// # Examples
 ///
@@ -112,7 +126,7 @@ pub struct Cache<K, V> {
 struct Inner<K, V> {
     entries: Entries<K, V>,
     flights: Flights<K, V>,
-    hasher: RandomState,
+    seed: Seed,
     settings: Settings<K, V>,
     counts: Counts,
     clock: Clock,
@@ -274,7 +288,8 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// Each write does a little of this. A cache that is hardly written to any more keeps what is over until it is called.
     pub fn sweep(&self, budget: usize) -> usize {
         let gone = self.inner.entries.expire(self.inner.now(), budget);
-        let count = gone.iter().count();
+        let unseen: u64 = gone.unseen().map(|(_, count)| count).sum();
+        let count = gone.iter().count() + unseen as usize;
         self.inner.tell(gone);
         count
     }
@@ -297,6 +312,32 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// Returns what its entries weigh.
     pub fn weight(&self) -> u64 {
         self.inner.entries.weight()
+    }
+
+    /// Returns how many bytes the cache takes: keys and values as they lie in it, without what they point to.
+    ///
+    /// # Cost
+    ///
+    /// Takes the lock of each part in turn.
+    ///
+    /// ```
+    /// use floodwall::Cache;
+    ///
+    /// let cache = Cache::new(1000);
+    /// let empty = cache.memory_usage();
+    /// for key in 0..1000 {
+    ///     cache.insert(key, 7)?;
+    /// }
+    /// assert!(cache.memory_usage() - empty >= 1000 * size_of::<(i32, i32)>());
+    /// # Ok::<(), floodwall::cache::TooHeavy<i32>>(())
+    /// ```
+    pub fn memory_usage(&self) -> usize {
+        self.inner.entries.memory_usage()
+    }
+
+    /// The clock that it was built with.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Returns how much it may hold.

@@ -8,7 +8,7 @@ use crate::sync::{Static, thread_local};
 
 thread_local! {
     /// The addresses of the flights whose code this thread is running, the outermost first.
-    static RUNNING: RefCell<Vec<usize>> = RefCell::default();
+    static RUNNING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The loads that wait for another flight, of all tables: the address of the one that waits, and of the one that it

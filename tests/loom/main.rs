@@ -6,9 +6,12 @@
 #![cfg(floodwall_loom)]
 
 mod breaker;
+mod cache;
 mod flight;
 mod limit;
 mod pool;
+mod queue;
+mod workers;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use floodwall::{
-    Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Call, Carry,
+    Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Cache, Call, Carry,
     CircuitBreaker, Clock, Constant, Event, Failover, FixedWindow, Gate, Hedge, Keyed, LoadShed, Outcome,
     OwnedPermit, Policy, Retry, RetryBudget, SingleFlight, SlidingCounter, State, TokenBucket, block_on,
 };

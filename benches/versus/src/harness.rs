@@ -44,6 +44,8 @@ impl Effort {
 pub struct Case {
     name: &'static str,
     threads: &'static [usize],
+    /// With how many threads a quick run measures, if not with all of them.
+    quick: Option<&'static [usize]>,
     peers: Vec<Peer>,
     bar: Option<(&'static str, f64)>,
     hold: fn() -> Box<dyn Any>,
@@ -118,13 +120,32 @@ impl Times {
 impl Case {
     /// A case for one thread.
     pub fn new(name: &'static str) -> Self {
-        Self { name, threads: &[1], peers: Vec::new(), bar: None, hold: || Box::new(()), tails: false }
+        Self {
+            name,
+            threads: &[1],
+            quick: None,
+            peers: Vec::new(),
+            bar: None,
+            hold: || Box::new(()),
+            tails: false,
+        }
     }
 
     /// Measures with so many threads, one number after the other.
     pub fn threads(mut self, threads: &'static [usize]) -> Self {
         self.threads = threads;
         self
+    }
+
+    /// Measures with only so many threads in a quick run, or not at all.
+    pub fn quick(mut self, threads: &'static [usize]) -> Self {
+        self.quick = Some(threads);
+        self
+    }
+
+    /// With how many threads to measure.
+    fn counts(&self, quick: bool) -> &'static [usize] {
+        self.quick.filter(|_| quick).unwrap_or(self.threads)
     }
 
     /// Also measures how long the slowest operations take, and how evenly threads come to theirs.
@@ -162,6 +183,24 @@ impl Case {
         self.add(name, move |start| {
             let mut thing = make();
             start.lap(|| operation(black_box(&mut thing)))
+        })
+    }
+
+    /// Adds a peer of which one operation moves `items` items, with threads of its own.
+    pub fn peer_in_bulk(
+        self,
+        name: &'static str,
+        items: u64,
+        operation: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        self.add(name, move |start| {
+            start.line.wait();
+            let (begin, mut operations) = (Instant::now(), 0);
+            while operations == 0 || !start.is_over.load(Ordering::Relaxed) {
+                operation();
+                operations += items;
+            }
+            Lap { start: begin, end: Instant::now(), operations, times: Times::new() }
         })
     }
 
@@ -257,14 +296,17 @@ impl Case {
     }
 
     /// What a process of its own does: measures and prints one line per row.
-    pub fn one_launch(&self, effort: &Effort) {
-        for row in self.threads.iter().flat_map(|&threads| self.measure(threads, effort)) {
+    pub fn one_launch(&self, effort: &Effort, quick: bool) {
+        for row in self.counts(quick).iter().flat_map(|&threads| self.measure(threads, effort)) {
             println!("{}\t{}\t{}\t{}\t{}", row.threads, row.peer, row.rate(), row.even(), row.tail());
         }
     }
 
     /// Measures and prints.
     pub fn run(&self, area: &str, effort: &Effort, quick: bool, tsv: bool) -> Result<(), Error> {
+        if self.counts(quick).is_empty() {
+            return Ok(());
+        }
         let rows = if self.threads == [1] {
             eprintln!("  {area}: {}", self.name);
             self.measure(1, effort)

@@ -2,11 +2,13 @@
 
 mod admit;
 mod breaker;
+mod cache;
 mod harness;
 mod hedge;
 mod keyed;
 mod limit;
 mod pool;
+mod queue;
 mod stack;
 
 use std::{panic, process};
@@ -25,6 +27,8 @@ const AREAS: &[(&str, Cases)] = &[
     ("stack", stack::cases),
     ("hedge", hedge::cases),
     ("pool", pool::cases),
+    ("queue", queue::cases),
+    ("cache", cache::cases),
 ];
 
 const USAGE: &str = "\
@@ -73,7 +77,7 @@ fn main() -> Result<(), lexopt::Error> {
     if let [first, area, case] = &words[..]
         && first == ONE_LAUNCH
     {
-        Case::named(cases(area)?(), case)?.one_launch(&effort);
+        Case::named(cases(area)?(), case)?.one_launch(&effort, quick);
         return Ok(());
     }
     if words.is_empty() {

@@ -1,0 +1,147 @@
+//! What has left, for those who want to see it once more: [`Gone`].
+#![expect(unsafe_code, reason = "what has left is looked at without a lock")]
+
+use super::room::Reaped;
+use super::{Cause, Entries};
+use crate::cache::evict::Nodes;
+
+/// Entries that have left: still readable by who took them out, given back when this is dropped.
+///
+/// They are chained through their nodes, which nothing else uses meanwhile.
+#[must_use = "listeners hear of what has left"]
+pub(crate) struct Gone<'a, K, V> {
+    entries: &'a Entries<K, V>,
+    first: Option<Link>,
+    last: Option<Link>,
+    /// How many left for each cause that nobody asked to see.
+    unseen: [u64; 4],
+    /// The key of a value that was too heavy.
+    refused: Option<K>,
+    /// What was free already.
+    pub(super) reaped: Reaped<'a, K, V>,
+    /// A shard that has much to be told.
+    pub(super) due: Option<usize>,
+    /// Room was taken that is to be paid for.
+    owes: bool,
+}
+
+/// A slot, and the shard it is in.
+#[derive(Clone, Copy)]
+struct Link {
+    shard: u16,
+    slot: u32,
+}
+
+impl Cause {
+    const ALL: [Self; 4] = [Self::Expired, Self::Explicit, Self::Replaced, Self::Size];
+
+    const fn number(self) -> u32 {
+        match self {
+            Self::Expired => 0,
+            Self::Explicit => 1,
+            Self::Replaced => 2,
+            Self::Size => 3,
+        }
+    }
+}
+
+impl<'a, K, V> Gone<'a, K, V> {
+    pub(super) const fn new(entries: &'a Entries<K, V>) -> Self {
+        Self {
+            entries,
+            first: None,
+            last: None,
+            unseen: [0; 4],
+            refused: None,
+            reaped: Reaped::none(),
+            due: None,
+            owes: false,
+        }
+    }
+
+    /// Takes a key along, to be dropped with the rest.
+    pub(super) fn refuse(&mut self, key: K) {
+        self.refused = Some(key);
+    }
+
+    /// Remembers to pay for room that was taken.
+    pub(super) fn owe(&mut self) {
+        self.owes = true;
+    }
+
+    pub(super) fn count(&mut self, cause: Cause) {
+        self.unseen[cause.number() as usize] += 1;
+    }
+
+    /// Returns how many left beside those that can be seen, and why.
+    pub(crate) fn unseen(&self) -> impl Iterator<Item = (Cause, u64)> {
+        Cause::ALL.into_iter().zip(self.unseen).filter(|(_, count)| *count > 0)
+    }
+
+    /// Adds an entry that was just taken out.
+    ///
+    /// # Safety
+    ///
+    /// It is filled, and out of the table and of every other list: from now on nobody else may empty it.
+    pub(super) unsafe fn push(&mut self, shard: usize, slot: u32, cause: Cause) {
+        let slots = &self.entries.shards[shard].slots;
+        // While it is shown it takes no room: a listener that uses the cache would make others leave for what has left.
+        self.entries.budget.give(slots.weight(slot));
+        let node = &slots.get(slot).node;
+        node.set_prev(cause.number());
+        // No entry has the number 0.
+        node.set_next(0);
+        let link = Link { shard: shard as u16, slot };
+        match self.last.replace(link) {
+            None => self.first = Some(link),
+            Some(last) => {
+                let node = &self.entries.shards[usize::from(last.shard)].slots.get(last.slot).node;
+                node.set_next(slot);
+                node.set_stamp(link.shard);
+            }
+        }
+    }
+
+    fn after(&self, link: Link) -> Option<Link> {
+        let node = &self.entries.shards[usize::from(link.shard)].slots.get(link.slot).node;
+        (node.next() != 0).then(|| Link { shard: node.stamp(), slot: node.next() })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V, Cause)> {
+        let mut next = self.first;
+        std::iter::from_fn(move || {
+            let link = next?;
+            next = self.after(link);
+            let slot = self.entries.shards[usize::from(link.shard)].slots.get(link.slot);
+            // SAFETY: who pushed it has left it to us, and we empty nothing before we are dropped.
+            let (key, value) = unsafe { slot.content() };
+            Some((key, value, Cause::ALL[slot.node.prev() as usize]))
+        })
+    }
+}
+
+impl<K, V> Drop for Gone<'_, K, V> {
+    fn drop(&mut self) {
+        let entries = self.entries;
+        let mut next = self.first.take();
+        // All are given back before the first is dropped: that runs code of the user's, which may panic.
+        while let Some(link) = next {
+            next = self.after(link);
+            let shard = usize::from(link.shard);
+            let mut locked = entries.shards[shard].lock();
+            entries.budget.overdraw(entries.shards[shard].slots.weight(link.slot));
+            locked.retire(link.slot);
+            self.owes = true;
+            if entries.is_scan_due(&mut locked) {
+                self.due = Some(shard);
+            }
+        }
+        drop(std::mem::replace(&mut self.reaped, Reaped::none()));
+        if let Some(shard) = self.due {
+            entries.scan_for(shard);
+        }
+        if self.owes {
+            entries.settle(self.due.unwrap_or(0));
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What is inside a queue: the items in their order, how many and how heavy they may be, and what became of them.
+
+use std::collections::VecDeque;
+
+use super::Overflow;
+use super::effects::Taken;
+use crate::clock::NEVER;
+use crate::discipline::{Drain, Entry, Order, Ordered};
+use crate::event::DropReason;
+
+#[derive(Debug)]
+pub(super) struct Items<T> {
+    store: Store<T>,
+    pub(super) capacity: usize,
+    pub(super) max_weight: u64,
+    pub(super) drain: Drain,
+    pub(super) counts: Counts,
+    /// The number of the next item that comes in.
+    seq: u64,
+    /// The number of the item at the front of a plain store.
+    front: u64,
+    /// One item whose time inside is measured, where not all are: its number, and when it came.
+    probe: (u64, u64),
+}
+
+#[derive(Debug)]
+enum Store<T> {
+    /// First in, first out, and nothing else.
+    Plain(VecDeque<T>),
+    Ordered(Box<Ordered<T>>),
+}
+
+/// Every item that came in or was refused is counted in one of these, and in the length.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    pub(super) pushed: u64,
+    pub(super) popped: u64,
+    pub(super) refused: u64,
+    pub(super) dropped: [u64; DropReason::COUNT],
+}
+
+/// Of so many items one is measured.
+const SAMPLED: u64 = 64;
+
+/// Where all items are timed, the rate is learned once in so many pops.
+const RATED: u64 = 16;
+
+impl<T> Items<T> {
+    pub(super) const fn new(capacity: usize) -> Self {
+        Self {
+            store: Store::Plain(VecDeque::new()),
+            capacity,
+            max_weight: u64::MAX,
+            drain: Drain::new(),
+            counts: Counts { pushed: 0, popped: 0, refused: 0, dropped: [0; DropReason::COUNT] },
+            seq: 0,
+            front: 0,
+            probe: (NEVER, NEVER),
+        }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        match &self.store {
+            Store::Plain(items) => items.len(),
+            Store::Ordered(items) => items.len(),
+        }
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        match &self.store {
+            Store::Plain(items) => items.len() as u64,
+            Store::Ordered(items) => items.weight(),
+        }
+    }
+
+    /// Returns the order, if it is not plain.
+    pub(super) fn order(&self) -> Option<&Order> {
+        match &self.store {
+            Store::Plain(_) => None,
+            Store::Ordered(items) => Some(&items.order),
+        }
+    }
+
+    /// Changes the order; what is inside goes along.
+    pub(super) fn reorder(&mut self, order: Order) {
+        let mut ordered = Box::new(Ordered::new(order));
+        match &mut self.store {
+            Store::Plain(items) => {
+                let entries = items.drain(..).zip(self.front..);
+                entries.for_each(|(item, seq)| ordered.push(Entry { seq, ..Entry::plain(item) }));
+            }
+            Store::Ordered(items) => {
+                std::iter::from_fn(|| items.pop_any()).for_each(|entry| ordered.push(entry));
+            }
+        }
+        self.store = Store::Ordered(ordered);
+    }
+
+    /// Returns how much of the room is taken, from 0 to 1; more after it shrank.
+    pub(super) fn fill(&self) -> f64 {
+        let fill = self.len() as f64 / self.capacity as f64;
+        fill.max(self.weight() as f64 / self.max_weight as f64)
+    }
+
+    pub(super) fn class_of(&self, priority: u8) -> usize {
+        self.order().map_or(0, |order| order.class_of(priority))
+    }
+
+    /// Returns whether an item would come out too late, at the rate at which items come out now.
+    pub(super) fn is_hopeless(&self, entry: &Entry<T>, now: u64) -> bool {
+        let Store::Ordered(items) = &self.store else { return false };
+        if !items.order.drops_expired || entry.deadline == NEVER {
+            return false;
+        }
+        let wait = self.drain.time_for(items.ahead_of(entry.priority) + 1).unwrap_or(0);
+        now.saturating_add(wait) >= entry.deadline
+    }
+
+    pub(super) fn fits(&self, entry: &Entry<T>) -> bool {
+        match &self.store {
+            Store::Plain(items) => items.len() < self.capacity,
+            Store::Ordered(items) => {
+                items.len() < items.open_to(entry.priority, self.capacity) && self.fits_by_weight(entry)
+            }
+        }
+    }
+
+    pub(super) fn fits_by_weight(&self, entry: &Entry<T>) -> bool {
+        self.weight() + u64::from(entry.weight) <= self.max_weight
+    }
+
+    /// Returns whether some classes have places of their own.
+    pub(super) fn keeps_places(&self) -> bool {
+        self.order().is_some_and(Order::keeps_places)
+    }
+
+    pub(super) fn put(&mut self, mut entry: Entry<T>) {
+        entry.seq = self.seq;
+        self.seq += 1;
+        self.counts.pushed += 1;
+        match &mut self.store {
+            Store::Plain(items) => items.push_back(entry.item),
+            Store::Ordered(items) => items.push(entry),
+        }
+    }
+
+    /// Puts an item into a plain store that has room, or gives it back.
+    #[inline]
+    pub(super) fn put_plain(&mut self, item: T) -> Result<(), T> {
+        let Store::Plain(items) = &mut self.store else { return Err(item) };
+        if items.len() >= self.capacity {
+            return Err(item);
+        }
+        items.push_back(item);
+        self.seq += 1;
+        self.counts.pushed += 1;
+        Ok(())
+    }
+
+    /// Takes the next item at `now`; what is dropped before it goes to `dropped`.
+    pub(super) fn take(&mut self, now: u64, dropped: &mut Vec<(T, DropReason)>) -> Option<Taken<T>> {
+        let Store::Ordered(items) = &mut self.store else { return self.take_plain() };
+        let counts = &mut self.counts;
+        let entry = items.pop(now, |entry, why| {
+            counts.dropped[why as usize] += 1;
+            dropped.push((entry.item, why));
+        });
+        if items.len() == 0 {
+            self.drain.idle();
+        }
+        let is_timed = items.order.needs_time();
+        let entry = entry?;
+        self.counts.popped += 1;
+        let probed = self.measured(entry.seq);
+        if is_timed && self.counts.popped % RATED == 0 {
+            self.drain.sample(now, self.counts.popped);
+        }
+        Some(Taken { item: entry.item, since: if is_timed { entry.at } else { probed } })
+    }
+
+    #[inline]
+    pub(super) fn take_plain(&mut self) -> Option<Taken<T>> {
+        let Store::Plain(items) = &mut self.store else { return None };
+        let item = items.pop_front()?;
+        if items.is_empty() {
+            self.drain.idle();
+        }
+        let seq = self.front;
+        self.front += 1;
+        self.counts.popped += 1;
+        Some(Taken { item, since: self.measured(seq) })
+    }
+
+    /// Takes out the item that an overflow drops for one of this priority; `None` if there is none.
+    pub(super) fn evict(&mut self, overflow: Overflow, priority: u8) -> Option<(T, DropReason)> {
+        let (item, seq, why) = match &mut self.store {
+            Store::Plain(items) => {
+                let item = items.pop_front()?;
+                self.front += 1;
+                (item, self.front - 1, DropReason::Oldest)
+            }
+            Store::Ordered(items) if overflow == Overflow::DropLowest => {
+                let entry = items.evict_lowest(priority)?;
+                (entry.item, entry.seq, DropReason::Lowest)
+            }
+            Store::Ordered(items) => {
+                let entry = items.evict_oldest(priority)?;
+                (entry.item, entry.seq, DropReason::Oldest)
+            }
+        };
+        self.measured(seq);
+        Some((item, why))
+    }
+
+    /// Takes out all items of which `is_gone` says so, if they are not in a plain order.
+    pub(super) fn extract(&mut self, is_gone: impl Fn(&T) -> bool, mut gone: impl FnMut(T)) {
+        if let Store::Ordered(items) = &mut self.store {
+            items.extract(is_gone, |entry| gone(entry.item));
+        }
+    }
+
+    /// Takes out all that is inside.
+    pub(super) fn drain_all(&mut self) -> Vec<T> {
+        self.probe = (NEVER, NEVER);
+        self.drain.idle();
+        self.front = self.seq;
+        match &mut self.store {
+            Store::Plain(items) => items.drain(..).collect(),
+            Store::Ordered(items) => std::iter::from_fn(|| items.pop_any()).map(|entry| entry.item).collect(),
+        }
+    }
+
+    /// Says whether the item that came in last is one to measure, and returns its number for [`came_at`](Self::came_at):
+    /// the clock is read outside the lock.
+    #[inline]
+    pub(super) fn probe(&mut self) -> Option<u64> {
+        if self.seq % SAMPLED != 1 || self.probe.0 != NEVER {
+            return None;
+        }
+        self.probe = (self.seq - 1, NEVER);
+        Some(self.probe.0)
+    }
+
+    /// Notes when the measured item came in, unless it has left already.
+    pub(super) fn came_at(&mut self, seq: u64, now: u64) {
+        if self.probe.0 == seq {
+            self.probe.1 = now;
+        }
+    }
+
+    /// Hears that an item leaves; returns when it came, if that was noted.
+    #[inline]
+    fn measured(&mut self, seq: u64) -> u64 {
+        if seq != self.probe.0 {
+            return NEVER;
+        }
+        std::mem::replace(&mut self.probe, (NEVER, NEVER)).1
+    }
+}

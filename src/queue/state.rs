@@ -1,0 +1,389 @@
+//! What a queue is under its lock: its items, and who waits at either end.
+//!
+//! Why nothing is lost: an item stays in the queue until the one who pops it is polled. Who waits for an item is woken for
+//! *one of* those that are there, and may leave without taking anything along: then the next one is woken for it. Who waits
+//! for room leaves the item here, from where whoever makes room moves it in; so a pusher that is dropped takes back an item
+//! that is still outside, and one that is inside stays there.
+//!
+//! Who pops without waiting may be quicker than the one who was woken, who then finds nothing and stands first in line
+//! again. Were it kept for him, each item would have to wait until a thread or task has been started again, while others run
+//! that could take it at once.
+
+use std::task::Waker;
+
+use super::Overflow;
+use super::effects::{Effects, Look, PushLook, Pushed, Taken};
+use super::items::Items;
+use super::wanted::Wanted;
+use crate::discipline::{Entry, Threshold};
+use crate::error::Reason;
+use crate::event::DropReason;
+use crate::slab::Slab;
+
+#[derive(Debug)]
+pub(super) struct State<T> {
+    pub(super) items: Items<T>,
+    pub(super) threshold: Option<Box<Threshold>>,
+    pub(super) is_closed: bool,
+    pub(super) wanted: Option<Wanted<T>>,
+    /// Poppers are woken newest first.
+    pub(super) wakes_newest: bool,
+    /// How many poppers were woken for an item and have not come yet.
+    granted: usize,
+    pub(super) poppers: Slab<Popper>,
+    pub(super) pushers: Slab<Pusher<T>>,
+}
+
+/// Who waits for an item.
+#[derive(Debug)]
+pub(super) struct Popper {
+    pub(super) waker: Option<Waker>,
+    is_granted: bool,
+}
+
+/// Who waits for room.
+#[derive(Debug)]
+pub(super) struct Pusher<T> {
+    /// `None` once it is inside.
+    entry: Option<Entry<T>>,
+    pub(super) waker: Option<Waker>,
+    refused: Option<Reason>,
+}
+
+impl<T> State<T> {
+    pub(super) const fn new(capacity: usize) -> Self {
+        Self {
+            items: Items::new(capacity),
+            threshold: None,
+            is_closed: false,
+            wanted: None,
+            wakes_newest: false,
+            granted: 0,
+            poppers: Slab::new(),
+            pushers: Slab::new(),
+        }
+    }
+
+    /// Puts an item into a plain store with room, at which nobody waits to push; else gives it back. Returns whom to wake.
+    #[inline]
+    pub(super) fn push_plain(&mut self, item: T) -> Result<Option<Waker>, T> {
+        if self.pushers.queued() > 0 || self.is_closed {
+            return Err(item);
+        }
+        self.items.put_plain(item)?;
+        if self.poppers.queued() == 0 {
+            return Ok(None);
+        }
+        let mut effects = Effects::<T>::none();
+        self.grant(&mut effects);
+        Ok(effects.waker)
+    }
+
+    /// Takes an item from a plain store at which nobody waits to push.
+    #[inline]
+    pub(super) fn pop_plain(&mut self) -> Option<Taken<T>> {
+        // Closed, the last one has others to wake.
+        if self.pushers.queued() > 0 || self.is_closed {
+            return None;
+        }
+        self.items.take_plain()
+    }
+
+    /// Puts an item in, makes room for it, or says why not; `waits` if its pusher would wait.
+    pub(super) fn push(
+        &mut self,
+        entry: Entry<T>,
+        now: u64,
+        overflow: Overflow,
+        waits: bool,
+        effects: &mut Effects<T>,
+    ) -> Pushed<T> {
+        if let Some(reason) = self.refuses(&entry, now) {
+            self.items.counts.refused += 1;
+            return Pushed::Refused(entry, reason);
+        }
+        if !self.bars(&entry) && self.items.fits(&entry) {
+            return self.let_in(entry, effects);
+        }
+        if self.drop_unwanted(now, effects) && !self.bars(&entry) && self.items.fits(&entry) {
+            return self.let_in(entry, effects);
+        }
+        match overflow {
+            Overflow::Wait if waits => return Pushed::Full(entry),
+            Overflow::Wait | Overflow::Reject => {}
+            Overflow::DropNewest => {
+                self.items.counts.pushed += 1;
+                self.drop_item(entry.item, DropReason::Newest, effects);
+                return Pushed::In;
+            }
+            Overflow::DropOldest | Overflow::DropLowest => {
+                while !self.items.fits(&entry) {
+                    let Some((item, why)) = self.items.evict(overflow, entry.priority) else { break };
+                    self.drop_item(item, why, effects);
+                }
+                if self.items.fits(&entry) {
+                    return self.let_in(entry, effects);
+                }
+            }
+            Overflow::Latest => {
+                for item in self.items.drain_all() {
+                    self.drop_item(item, DropReason::Superseded, effects);
+                }
+                return self.let_in(entry, effects);
+            }
+        }
+        self.items.counts.refused += 1;
+        Pushed::Refused(entry, Reason::QueueFull)
+    }
+
+    fn let_in(&mut self, entry: Entry<T>, effects: &mut Effects<T>) -> Pushed<T> {
+        self.items.put(entry);
+        self.grant(effects);
+        Pushed::In
+    }
+
+    /// Drops what nobody wants any more, and lets those in who waited for its room; returns whether there was such.
+    fn drop_unwanted(&mut self, now: u64, effects: &mut Effects<T>) -> bool {
+        let Some(is_unwanted) = self.wanted.as_ref().and_then(Wanted::unwanted) else { return false };
+        let before = effects.dropped.len();
+        self.items.extract(is_unwanted, |item| effects.dropped.push((item, DropReason::Abandoned)));
+        let count = effects.dropped.len() - before;
+        self.items.counts.dropped[DropReason::Abandoned as usize] += count as u64;
+        self.settle(now, effects);
+        count > 0
+    }
+
+    fn drop_item(&mut self, item: T, why: DropReason, effects: &mut Effects<T>) {
+        self.items.counts.dropped[why as usize] += 1;
+        effects.dropped.push((item, why));
+    }
+
+    /// Says why an item has no chance, whether there is room or not.
+    fn refuses(&mut self, entry: &Entry<T>, now: u64) -> Option<Reason> {
+        if self.is_closed {
+            return Some(Reason::Closed);
+        }
+        if u64::from(entry.weight) > self.items.max_weight {
+            return Some(Reason::TooHeavy);
+        }
+        if self.items.is_hopeless(entry, now) {
+            return Some(Reason::DeadlineExceeded);
+        }
+        let fill = self.items.fill();
+        let admits = self.threshold.as_mut().is_none_or(|threshold| threshold.admits(entry.priority, fill));
+        (!admits).then_some(Reason::Shed)
+    }
+
+    /// Returns whether somebody waits whom this item must not pass: also a light one not a heavy one.
+    fn bars(&self, entry: &Entry<T>) -> bool {
+        let own = self.items.class_of(entry.priority);
+        let mut next = self.pushers.first();
+        while let Some(first) = next.and_then(|key| self.entry_at(key)) {
+            match self.items.class_of(first.priority) {
+                class if class > own => return false,
+                class if class == own || !self.waits_for_others(first) => return true,
+                _ => next = next.and_then(|key| self.pushers.after(key)),
+            }
+        }
+        false
+    }
+
+    /// Returns whether all that keeps a waiting item outside are places that are kept for other classes, which these may
+    /// take before it.
+    fn waits_for_others(&self, entry: &Entry<T>) -> bool {
+        self.items.keeps_places() && self.items.fits_by_weight(entry)
+    }
+
+    fn entry_at(&self, key: usize) -> Option<&Entry<T>> {
+        self.pushers.get(key)?.entry.as_ref()
+    }
+
+    /// Refuses those who wait with an item that would never fit any more.
+    pub(super) fn refuse_too_heavy(&mut self, effects: &mut Effects<T>) {
+        let mut next = self.pushers.first();
+        while let Some(key) = next {
+            next = self.pushers.after(key);
+            if self.entry_at(key).is_some_and(|entry| u64::from(entry.weight) > self.items.max_weight) {
+                self.refuse(key, Reason::TooHeavy, effects);
+            }
+        }
+    }
+
+    /// Tells a pusher that waits that its item does not get in.
+    fn refuse(&mut self, key: usize, reason: Reason, effects: &mut Effects<T>) {
+        self.pushers.unqueue(key);
+        if let Some(pusher) = self.pushers.get_mut(key) {
+            pusher.refused = Some(reason);
+            self.items.counts.refused += 1;
+            effects.wake(pusher.waker.take());
+        }
+    }
+
+    /// Takes the next item.
+    pub(super) fn pop(&mut self, now: u64, effects: &mut Effects<T>) -> Option<Taken<T>> {
+        while self.items.len() > 0 {
+            let taken = self.items.take(now, &mut effects.dropped);
+            self.settle(now, effects);
+            if taken.is_some() {
+                return taken;
+            }
+        }
+        None
+    }
+
+    /// Returns whether nothing is inside and nothing will come.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_closed && self.items.len() == 0
+    }
+
+    /// Moves in those who wait for room and have it now, and wakes those who wait for what is inside.
+    pub(super) fn settle(&mut self, now: u64, effects: &mut Effects<T>) {
+        let mut next = self.pushers.first();
+        while let Some((key, entry)) = next.and_then(|key| Some((key, self.entry_at(key)?))) {
+            next = self.pushers.after(key);
+            if self.items.fits(entry) {
+                self.move_in(key, now, effects);
+            } else if !self.waits_for_others(entry) {
+                break;
+            }
+        }
+        self.grant(effects);
+        if self.is_over() {
+            self.wake_poppers(effects);
+        }
+    }
+
+    fn move_in(&mut self, key: usize, now: u64, effects: &mut Effects<T>) {
+        self.pushers.unqueue(key);
+        let Some(pusher) = self.pushers.get_mut(key) else { return };
+        effects.wake(pusher.waker.take());
+        if let Some(entry) = pusher.entry.take() {
+            // What it waited outside is not the queue's.
+            self.items.put(Entry { at: now, ..entry });
+        }
+    }
+
+    /// Wakes one popper for each item for which none was woken yet.
+    fn grant(&mut self, effects: &mut Effects<T>) {
+        while self.items.len() > self.granted {
+            let next = if self.wakes_newest { self.poppers.last() } else { self.poppers.first() };
+            let Some(key) = next else { return };
+            self.poppers.unqueue(key);
+            let Some(popper) = self.poppers.get_mut(key) else { return };
+            popper.is_granted = true;
+            self.granted += 1;
+            effects.wake(popper.waker.take());
+        }
+    }
+
+    fn wake_poppers(&mut self, effects: &mut Effects<T>) {
+        let mut next = self.poppers.first();
+        while let Some(key) = next {
+            effects.wake(self.poppers.get_mut(key).and_then(|popper| popper.waker.take()));
+            next = self.poppers.after(key);
+        }
+    }
+
+    pub(super) fn join_poppers(&mut self, waker: Option<Waker>) -> usize {
+        self.poppers.push_back(Popper { waker, is_granted: false })
+    }
+
+    /// Lets a waiting popper look; puts `waker` in place of its own one if it must go on waiting.
+    pub(super) fn look(
+        &mut self,
+        key: usize,
+        now: u64,
+        waker: &mut Option<Waker>,
+        effects: &mut Effects<T>,
+    ) -> Look<T> {
+        let Some(popper) = self.poppers.get_mut(key) else { return Look::Closed };
+        if popper.is_granted {
+            self.poppers.remove(key);
+            self.granted -= 1;
+            if let Some(taken) = self.pop(now, effects) {
+                return Look::Taken(taken);
+            }
+            if self.is_over() {
+                return Look::Closed;
+            }
+            // What was there has been taken by others, or dropped: it keeps its place at the head of the line.
+            let first = if self.wakes_newest { None } else { self.poppers.first() };
+            let popper = Popper { waker: waker.take(), is_granted: false };
+            return Look::NotYet(self.poppers.push_before(first, popper));
+        }
+        if self.is_over() {
+            effects.unused = self.poppers.remove(key).and_then(|popper| popper.waker);
+            return Look::Closed;
+        }
+        std::mem::swap(&mut self.poppers.get_mut(key).expect("found above").waker, waker);
+        Look::NotYet(key)
+    }
+
+    /// Takes a popper out that has waited long enough; what it was granted it may still take.
+    pub(super) fn leave_poppers(&mut self, key: usize, effects: &mut Effects<T>) -> Option<Waker> {
+        let popper = self.poppers.remove(key)?;
+        if popper.is_granted {
+            self.granted -= 1;
+            self.grant(effects);
+        }
+        popper.waker
+    }
+
+    /// Adds a pusher in its place: behind those of its class and of better ones.
+    pub(super) fn join_pushers(&mut self, entry: Entry<T>, waker: Waker) -> usize {
+        let class = self.items.class_of(entry.priority);
+        let (mut next, mut last) = (None, self.pushers.last());
+        while let Some(key) = last {
+            let other = self.entry_at(key).map(|entry| self.items.class_of(entry.priority));
+            if other.is_none_or(|other| other <= class) {
+                break;
+            }
+            (next, last) = (Some(key), self.pushers.before(key));
+        }
+        let pusher = Pusher { entry: Some(entry), waker: Some(waker), refused: None };
+        self.pushers.push_before(next, pusher)
+    }
+
+    /// Lets a waiting pusher look; puts `waker` in place of its own one if it must go on waiting.
+    pub(super) fn look_pusher(&mut self, key: usize, waker: &mut Option<Waker>) -> PushLook<T> {
+        let Some(pusher) = self.pushers.get_mut(key) else { return PushLook::In };
+        match (&pusher.entry, pusher.refused) {
+            (None, _) => {
+                self.pushers.remove(key);
+                PushLook::In
+            }
+            (Some(_), None) => {
+                std::mem::swap(&mut pusher.waker, waker);
+                PushLook::NotYet
+            }
+            (Some(_), Some(reason)) => match self.pushers.remove(key).and_then(|pusher| pusher.entry) {
+                Some(entry) => PushLook::Refused(entry.item, reason),
+                None => PushLook::In,
+            },
+        }
+    }
+
+    /// Takes a pusher out; with its item, if that is still outside.
+    pub(super) fn leave_pushers(
+        &mut self,
+        key: usize,
+        now: u64,
+        effects: &mut Effects<T>,
+    ) -> (Option<T>, Option<Waker>) {
+        let Some(pusher) = self.pushers.remove(key) else { return (None, None) };
+        // With the first one gone, the second may fit.
+        self.settle(now, effects);
+        (pusher.entry.map(|entry| entry.item), pusher.waker)
+    }
+
+    /// Lets nothing in any more. Pushers that wait are refused; poppers get what is left.
+    pub(super) fn close(&mut self, effects: &mut Effects<T>) {
+        self.is_closed = true;
+        while let Some(key) = self.pushers.first() {
+            self.refuse(key, Reason::Closed, effects);
+        }
+        if self.is_over() {
+            self.wake_poppers(effects);
+        }
+    }
+}

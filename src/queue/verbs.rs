@@ -1,0 +1,286 @@
+//! Pushing and popping.
+
+use std::time::Duration;
+
+use super::effects::{Effects, Pushed, Taken};
+use super::{Entry, Event, Pop, PopError, Push, PushError, Queue, Reason, Rejected};
+use crate::call::Call;
+use crate::clock::NEVER;
+use crate::park::block_on;
+use crate::sync::back_off;
+
+/// How often a thread looks again before it parks. What it waits for often comes within a microsecond, and to park and be
+/// woken takes many. In a model it parks at once: what it finds before needs no wake-up.
+const ROUNDS: usize = if cfg!(floodwall_loom) { 0 } else { 2 };
+
+impl<T> Queue<T> {
+    /// Puts an item in if there is room. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// With the item, if the queue is full and does not [drop](super::Overflow) another one for it, or is closed.
+    #[inline]
+    pub fn try_push(&self, item: T) -> Result<(), PushError<T>> {
+        self.try_push_for(item, Call::new())
+    }
+
+    /// Puts an item in if there is room, with what `call` asks for it. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_push`](Self::try_push); if the item is [too heavy](Reason::TooHeavy); if its deadline cannot be met and the
+    /// queue [minds](Self::drop_expired); if it is [shed](Self::admit_by_priority).
+    #[inline]
+    pub fn try_push_for(&self, item: T, call: Call) -> Result<(), PushError<T>> {
+        match self.push_fast(item) {
+            Ok(()) => Ok(()),
+            Err(item) => self.push_slow(self.entry(item, call)),
+        }
+    }
+
+    /// Puts an item in, and waits for room if the queue is full and made for that.
+    ///
+    /// # Errors
+    ///
+    /// As [`push_for`](Self::push_for).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`push_for`](Self::push_for).
+    #[inline]
+    pub fn push(&self, item: T) -> Push<'_, T> {
+        self.push_for(item, Call::new())
+    }
+
+    /// Puts an item in, with what `call` asks for it; waits for room at most until the call's deadline.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_push_for`](Self::try_push_for); with [`DeadlineExceeded`](Reason::DeadlineExceeded) if there was no room in
+    /// time; with [`Closed`](Reason::Closed) if the queue is closed meanwhile. The error has the item.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the line. The item is then inside, or is dropped with the future;
+    /// [`Push::cancel`] tells which, and gives it back.
+    #[inline]
+    pub fn push_for(&self, item: T, call: Call) -> Push<'_, T> {
+        Push::new(self, item, call)
+    }
+
+    /// Blocks this thread until the item is inside.
+    ///
+    /// # Errors
+    ///
+    /// As [`push_for`](Self::push_for).
+    pub fn push_blocking(&self, item: T) -> Result<(), PushError<T>> {
+        self.push_blocking_for(item, Call::new())
+    }
+
+    /// Blocks this thread until the item is inside, at most until the call's deadline.
+    ///
+    /// # Errors
+    ///
+    /// As [`push_for`](Self::push_for).
+    pub fn push_blocking_for(&self, mut item: T, call: Call) -> Result<(), PushError<T>> {
+        for round in 0..=ROUNDS {
+            match self.push_fast(item) {
+                Ok(()) => return Ok(()),
+                Err(back) => item = back,
+            }
+            if !self.is_plain || round == ROUNDS {
+                break;
+            }
+            back_off();
+        }
+        block_on(self.push_for(item, call))
+    }
+
+    /// Takes the next item if there is one. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    #[inline]
+    pub fn try_pop(&self) -> Result<T, PopError> {
+        match self.pop_fast() {
+            Some(item) => Ok(item),
+            None => self.pop_slow(),
+        }
+    }
+
+    /// Takes the next item, and waits for one.
+    ///
+    /// # Errors
+    ///
+    /// If the queue is closed and nothing is left in it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: the item stays in its place in the queue until the future is polled for it.
+    #[inline]
+    pub fn pop(&self) -> Pop<'_, T> {
+        Pop::new(self, NEVER)
+    }
+
+    /// Takes the next item, and waits for one at most for `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](Self::pop); as [`Empty`](PopError::Empty) if nothing came in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`pop`](Self::pop).
+    pub fn pop_within(&self, limit: Duration) -> Pop<'_, T> {
+        Pop::new(self, self.clock.after(limit))
+    }
+
+    /// Blocks this thread until there is an item, and takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](Self::pop).
+    pub fn pop_blocking(&self) -> Result<T, PopError> {
+        self.pop_soon().unwrap_or_else(|| block_on(self.pop()))
+    }
+
+    /// Blocks this thread until there is an item, at most for `limit`, and takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop_within`](Self::pop_within).
+    pub fn pop_blocking_within(&self, limit: Duration) -> Result<T, PopError> {
+        self.pop_soon().unwrap_or_else(|| block_on(self.pop_within(limit)))
+    }
+
+    fn pop_soon(&self) -> Option<Result<T, PopError>> {
+        for _ in 0..ROUNDS {
+            match self.try_pop() {
+                Err(PopError::Empty) => back_off(),
+                result => return Some(result),
+            }
+        }
+        None
+    }
+
+    pub(super) fn entry(&self, item: T, call: Call) -> Entry<T> {
+        let key = self.key_of.as_ref().map_or(0, |key_of| key_of(&item));
+        let weight = if self.by_cost { call.cost } else { 1 };
+        Entry { item, weight, priority: call.priority, key, at: 0, deadline: call.deadline, seq: 0 }
+    }
+
+    /// Pushes where nothing but the room matters.
+    #[inline]
+    pub(super) fn push_fast(&self, item: T) -> Result<(), T> {
+        if !self.is_plain {
+            return Err(item);
+        }
+        let mut state = self.state.lock();
+        let waker = state.push_plain(item)?;
+        let probe = state.items.probe();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(seq) = probe {
+            self.probe(seq);
+        }
+        self.hook.emit(Event::Admitted);
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn probe(&self, seq: u64) {
+        let now = self.clock.nanos();
+        self.state.lock().items.came_at(seq, now);
+    }
+
+    #[inline(never)]
+    fn push_slow(&self, entry: Entry<T>) -> Result<(), PushError<T>> {
+        match self.push_entry(entry, false) {
+            Pushed::In => Ok(()),
+            Pushed::Full(entry) => Err(self.refused(entry.item, Reason::QueueFull)),
+            Pushed::Refused(entry, reason) => Err(self.refused(entry.item, reason)),
+        }
+    }
+
+    pub(super) fn push_entry(&self, mut entry: Entry<T>, waits: bool) -> Pushed<T> {
+        let (now, mut effects) = (self.now(), Effects::none());
+        entry.at = now;
+        let mut state = self.state.lock();
+        let pushed = state.push(entry, now, self.overflow, waits, &mut effects);
+        let probe = if self.is_timed { None } else { state.items.probe() };
+        drop(state);
+        self.follow_up(effects);
+        if let Some(seq) = probe {
+            self.probe(seq);
+        }
+        if let Pushed::In = pushed {
+            self.hook.emit(Event::Admitted);
+        }
+        pushed
+    }
+
+    #[cold]
+    pub(super) fn refused(&self, item: T, reason: Reason) -> PushError<T> {
+        let mut rejected = Rejected::new(self.hook.name, reason);
+        if let Reason::QueueFull | Reason::Shed = reason {
+            let state = self.state.lock();
+            // Once all that is inside now has come out, who comes back is not one of a crowd at the last place.
+            if let Some(wait) = state.items.drain.time_for(state.items.len()) {
+                rejected = rejected.after_nanos(wait);
+            }
+        }
+        self.hook.emit(Event::Rejected(rejected));
+        PushError::new(item, rejected)
+    }
+
+    /// Pops where nothing but the order of coming matters.
+    #[inline]
+    fn pop_fast(&self) -> Option<T> {
+        if !self.is_plain {
+            return None;
+        }
+        let Taken { item, since } = self.state.lock().pop_plain()?;
+        if since != NEVER {
+            self.measure(since, 0);
+        }
+        Some(item)
+    }
+
+    #[inline(never)]
+    fn pop_slow(&self) -> Result<T, PopError> {
+        let (now, mut effects) = (self.now(), Effects::none());
+        let mut state = self.state.lock();
+        let taken = state.pop(now, &mut effects);
+        let is_over = state.is_over();
+        drop(state);
+        self.follow_up(effects);
+        match taken {
+            Some(taken) => Ok(self.delivered(taken, now)),
+            None if is_over => Err(PopError::Closed),
+            None => Err(PopError::Empty),
+        }
+    }
+
+    pub(super) fn delivered(&self, taken: Taken<T>, now: u64) -> T {
+        self.measure(taken.since, now);
+        taken.item
+    }
+
+    /// Notes how long an item was inside; where `now` was not read, reads it.
+    pub(super) fn measure(&self, since: u64, now: u64) {
+        if since == NEVER {
+            return;
+        }
+        let end = if self.is_timed { now } else { self.clock.nanos() };
+        self.waits.record(Duration::from_nanos(end.saturating_sub(since)));
+        if !self.is_timed {
+            let mut state = self.state.lock();
+            let popped = state.items.counts.popped;
+            state.items.drain.sample(end, popped);
+        }
+    }
+}

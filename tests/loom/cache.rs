@@ -1,0 +1,126 @@
+//! Reads of a cache that hold no lock, beside threads that change what they read.
+//!
+//! Each value says whose it is. loom fails a model if a slot is filled or emptied while somebody looks at it.
+
+use super::*;
+
+type Numbers = Cache<u8, u64>;
+
+/// In a thread of its own: a model's first one ends after what all threads share.
+fn model_of_reads(check: impl Fn() + Send + Sync + Copy + 'static) {
+    model_of(2, move || thread::spawn(check).join().unwrap());
+}
+
+const fn value(key: u8) -> u64 {
+    key as u64 * 100
+}
+
+fn reads(cache: &Numbers, key: u8) -> Option<u64> {
+    cache.with(&key, |found| {
+        assert_eq!(*found, value(key));
+        *found
+    })
+}
+
+fn insert(cache: &Numbers, key: u8) {
+    cache.insert(key, value(key)).unwrap();
+}
+
+#[test]
+fn a_slot_is_not_used_again_while_it_is_read() {
+    model_of_reads(|| {
+        let cache = Numbers::new(1);
+        insert(&cache, 1);
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || reads(&cache, 1))
+        };
+        insert(&cache, 2);
+        insert(&cache, 3);
+        reader.join().unwrap();
+        assert_eq!((reads(&cache, 1), reads(&cache, 3), cache.len()), (None, Some(300), 1));
+    });
+}
+
+#[test]
+fn a_removed_value_is_not_dropped_while_it_is_read() {
+    model_of_reads(|| {
+        let cache = Numbers::new(2);
+        insert(&cache, 1);
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || (reads(&cache, 1), reads(&cache, 2)))
+        };
+        cache.remove(&1);
+        insert(&cache, 2);
+        cache.sweep(1);
+        reader.join().unwrap();
+    });
+}
+
+/// Weighed, so that the table begins small.
+fn grown(entries: u8) -> Numbers {
+    let cache = Numbers::builder(100).weigher(|_, _| 1).build();
+    (0..entries).for_each(|key| insert(&cache, key));
+    cache
+}
+
+#[test]
+fn what_stays_is_found_while_the_table_grows() {
+    model_of_reads(|| {
+        let cache = grown(6);
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                for key in [2, 5] {
+                    assert_eq!(reads(&cache, key), Some(value(key)));
+                }
+            })
+        };
+        insert(&cache, 6);
+        insert(&cache, 7);
+        cache.sweep(1);
+        reader.join().unwrap();
+        assert_eq!(cache.len(), 8);
+    });
+}
+
+#[test]
+fn what_stays_is_found_while_others_move_up() {
+    model_of_reads(|| {
+        let cache = grown(6);
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                for key in 0..6 {
+                    let found = reads(&cache, key);
+                    assert!(key % 2 == 0 || found == Some(value(key)));
+                }
+            })
+        };
+        for key in [0, 2, 4] {
+            cache.remove(&key);
+        }
+        reader.join().unwrap();
+        assert_eq!(cache.len(), 3);
+    });
+}
+
+#[test]
+fn a_lane_goes_from_a_thread_that_ends_to_one_that_comes() {
+    model_of_reads(|| {
+        let cache = Numbers::new(1);
+        insert(&cache, 1);
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let cache = cache.clone();
+                thread::spawn(move || reads(&cache, 1))
+            })
+            .collect();
+        insert(&cache, 2);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(reads(&cache, 2), Some(200));
+    });
+}

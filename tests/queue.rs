@@ -1,0 +1,292 @@
+//! Queues, at literal times.
+#![cfg(not(floodwall_loom))]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake};
+
+use floodwall::{Call, Clock, DropReason, Overflow, PopError, Priorities, Queue, Reason};
+use support::{millis, poll, secs};
+
+fn all(queue: &Queue<u32>) -> Vec<u32> {
+    std::iter::from_fn(|| queue.try_pop().ok()).collect()
+}
+
+#[derive(Default)]
+struct CountWakes(AtomicUsize);
+
+impl Wake for CountWakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Trap 3: a popper that was granted an item and is dropped loses nothing, and order is kept.
+#[test]
+fn a_cancelled_pop_leaves_its_item_in_place() {
+    let queue = Queue::new(4);
+    for round in 0..200 {
+        let mut cancelled = Box::pin(queue.pop());
+        let mut next = Box::pin(queue.pop());
+        assert!(poll(&mut cancelled).is_pending() && poll(&mut next).is_pending());
+        queue.try_push(round).unwrap();
+        drop(cancelled);
+        assert_eq!(poll(&mut next), Poll::Ready(Ok(round)));
+    }
+    assert_eq!(queue.stats().popping, 0);
+}
+
+/// An item is not kept for a popper that was woken, which may take long to come; but its place in the line is.
+#[test]
+fn a_woken_popper_that_finds_nothing_stays_first() {
+    let queue = Queue::new(4);
+    let (mut first, mut second) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
+    assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+    queue.try_push(1).unwrap();
+    assert_eq!(queue.try_pop(), Ok(1));
+    assert!(poll(&mut first).is_pending());
+    queue.try_push(2).unwrap();
+    assert!(poll(&mut second).is_pending());
+    assert_eq!(poll(&mut first), Poll::Ready(Ok(2)));
+}
+
+/// Trap 24: a future that is kept and never polled again holds back nobody.
+#[test]
+fn a_forgotten_popper_or_pusher_blocks_nobody() {
+    let queue = Queue::new(1);
+    let mut forgotten = Box::pin(queue.pop());
+    assert!(poll(&mut forgotten).is_pending());
+    std::mem::forget(forgotten);
+    queue.try_push(1).unwrap();
+    let mut other = Box::pin(queue.pop());
+    assert_eq!(poll(&mut other), Poll::Ready(Ok(1)));
+
+    queue.try_push(2).unwrap();
+    let mut forgotten = Box::pin(queue.push(3));
+    assert!(poll(&mut forgotten).is_pending());
+    std::mem::forget(forgotten);
+    assert_eq!(all(&queue), [2, 3]);
+    queue.try_push(4).unwrap();
+    assert_eq!(all(&queue), [4]);
+}
+
+#[test]
+fn a_cancelled_push_gives_its_item_back_or_has_delivered_it() {
+    let queue = Queue::new(1);
+    queue.try_push(1).unwrap();
+    let (mut outside, mut inside) = (Box::pin(queue.push(2)), Box::pin(queue.push(3)));
+    assert!(poll(&mut outside).is_pending() && poll(&mut inside).is_pending());
+    assert_eq!(outside.as_mut().cancel(), Some(2));
+    assert_eq!(queue.try_pop(), Ok(1));
+    assert_eq!(inside.as_mut().cancel(), None);
+    assert_eq!(queue.try_pop(), Ok(3));
+}
+
+/// Traps 24 and 25: polling again adds no place in the line, and only the last waker is woken, once for each item.
+#[test]
+fn a_pending_pop_has_one_place_and_one_waker() {
+    let queue = Queue::new(4);
+    let (old, new) = (Arc::new(CountWakes::default()), Arc::new(CountWakes::default()));
+    let mut pop = Box::pin(queue.pop());
+    for _ in 0..10_000 {
+        assert!(pop.as_mut().poll(&mut Context::from_waker(&old.clone().into())).is_pending());
+    }
+    assert!(pop.as_mut().poll(&mut Context::from_waker(&new.clone().into())).is_pending());
+    assert_eq!(queue.stats().popping, 1);
+    queue.try_push(1).unwrap();
+    queue.try_push(2).unwrap();
+    assert_eq!((old.0.load(Ordering::Relaxed), new.0.load(Ordering::Relaxed)), (0, 1));
+}
+
+fn poll_with<F: Future>(future: &mut std::pin::Pin<Box<F>>, wakes: &Arc<CountWakes>) -> Poll<F::Output> {
+    future.as_mut().poll(&mut Context::from_waker(&wakes.clone().into()))
+}
+
+#[test]
+fn each_item_wakes_one_who_waits_and_room_wakes_one_who_pushes() {
+    let queue = Queue::new(2);
+    let wakes: [Arc<CountWakes>; 3] = Default::default();
+    let count = || [0, 1, 2].map(|at: usize| wakes[at].0.swap(0, Ordering::Relaxed));
+    let mut pops: Vec<_> = wakes.iter().map(|_| Box::pin(queue.pop())).collect();
+    assert!(pops.iter_mut().zip(&wakes).all(|(pop, wakes)| poll_with(pop, wakes).is_pending()));
+    queue.try_push(1).unwrap();
+    assert_eq!(count(), [1, 0, 0]);
+    queue.try_push(2).unwrap();
+    assert_eq!(count(), [0, 1, 0]);
+    // Who leaves passes it on, to whom nobody has woken yet.
+    drop(pops);
+    assert_eq!(count(), [0, 0, 1]);
+
+    let mut pushes: Vec<_> = (3..=5).map(|item| Box::pin(queue.push(item))).collect();
+    assert!(pushes.iter_mut().zip(&wakes).all(|(push, wakes)| poll_with(push, wakes).is_pending()));
+    queue.try_pop().unwrap();
+    assert_eq!(count(), [1, 0, 0]);
+}
+
+/// Trap 18: the last item of a closed queue takes the hope of all who still wait along.
+#[test]
+fn the_last_item_of_a_closed_queue_ends_every_wait() {
+    let queue = Queue::new(2);
+    let (mut first, mut second) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
+    let wakes = Arc::new(CountWakes::default());
+    assert!(poll(&mut first).is_pending() && poll_with(&mut second, &wakes).is_pending());
+    queue.try_push(1).unwrap();
+    queue.close();
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+    assert_eq!(poll(&mut first), Poll::Ready(Ok(1)));
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(poll(&mut second), Poll::Ready(Err(PopError::Closed)));
+}
+
+/// Trap 27: pushers of a class that has used up its room do not keep another one from the places kept for it.
+#[test]
+fn a_class_comes_to_its_reserved_places_past_others_who_wait() {
+    let queue = Queue::new(3).priorities(Priorities::strict_from(200).then(100, 1).then(0, 1).reserve(1));
+    let (middle, low) = (Call::new().priority(100), Call::new().priority(0));
+    queue.try_push_for(1, middle).unwrap();
+    queue.try_push_for(2, middle).unwrap();
+    let mut waits = Box::pin(queue.push_for(3, middle));
+    assert!(poll(&mut waits).is_pending());
+    queue.try_push_for(4, low).unwrap();
+    let mut lower = Box::pin(queue.push_for(5, low));
+    assert!(poll(&mut lower).is_pending());
+    while queue.try_pop() != Ok(4) {}
+    assert!(poll(&mut lower).is_ready());
+}
+
+/// Trap 4: granted and too late at the same tick, it gets the item.
+#[test]
+fn an_item_that_comes_at_the_deadline_is_taken_or_stays() {
+    let clock = Clock::manual();
+    let queue = Queue::new(4).clock(clock.clone());
+    let (mut granted, mut late) = (Box::pin(queue.pop_within(secs(1))), Box::pin(queue.pop_within(secs(1))));
+    assert!(poll(&mut granted).is_pending() && poll(&mut late).is_pending());
+    queue.try_push(1).unwrap();
+    clock.advance(secs(1));
+    assert_eq!(poll(&mut granted), Poll::Ready(Ok(1)));
+    assert_eq!(poll(&mut late), Poll::Ready(Err(PopError::Empty)));
+}
+
+/// Trap 28: a heavy item is refused if it can never fit, and is not passed by light ones if it can.
+#[test]
+fn weights_are_exact_and_a_heavy_item_is_not_starved() {
+    let queue = Queue::new(100).max_weight(10);
+    let weighs = |weight| Call::new().cost(weight);
+    assert_eq!(queue.try_push_for(0, weighs(11)).unwrap_err().reason(), Reason::TooHeavy);
+    queue.try_push_for(1, weighs(6)).unwrap();
+    let mut heavy = Box::pin(queue.push_for(2, weighs(9)));
+    assert!(poll(&mut heavy).is_pending());
+    assert_eq!(queue.try_push_for(3, weighs(1)).unwrap_err().reason(), Reason::QueueFull);
+    assert_eq!(queue.try_pop(), Ok(1));
+    assert!(poll(&mut heavy).is_ready());
+    assert_eq!((queue.stats().weight, queue.len()), (9, 1));
+}
+
+#[test]
+fn each_overflow_drops_what_it_says() {
+    let left = |overflow| {
+        let dropped = Arc::new(Mutex::new(Vec::new()));
+        let hears = dropped.clone();
+        let queue = Queue::new(2)
+            .overflow(overflow)
+            .on_drop(move |item, why| hears.lock().unwrap().push((item, why)));
+        let refused: Vec<u32> =
+            (1..=4).filter_map(|item| queue.try_push(item).err()).map(|error| error.into_item()).collect();
+        let dropped = dropped.lock().unwrap().clone();
+        (all(&queue), refused, dropped)
+    };
+    assert_eq!(left(Overflow::Reject), (vec![1, 2], vec![3, 4], vec![]));
+    let newest = vec![(3, DropReason::Newest), (4, DropReason::Newest)];
+    assert_eq!(left(Overflow::DropNewest), (vec![1, 2], vec![], newest));
+    let oldest = vec![(1, DropReason::Oldest), (2, DropReason::Oldest)];
+    assert_eq!(left(Overflow::DropOldest), (vec![3, 4], vec![], oldest));
+    let superseded = vec![(1, DropReason::Superseded), (2, DropReason::Superseded)];
+    assert_eq!(left(Overflow::Latest), (vec![3, 4], vec![], superseded));
+}
+
+#[test]
+fn the_lowest_class_makes_room_for_higher_ones() {
+    let queue = Queue::new(2).overflow(Overflow::DropLowest);
+    queue.try_push_for(1, Call::new().priority(0)).unwrap();
+    queue.try_push_for(2, Call::new().priority(130)).unwrap();
+    queue.try_push_for(3, Call::new().priority(200)).unwrap();
+    assert_eq!(queue.try_push_for(4, Call::new().priority(0)).unwrap_err().into_item(), 4);
+    assert_eq!(all(&queue), [3, 2]);
+}
+
+/// Trap 27: a class below a busy one gets its share.
+#[test]
+fn classes_below_the_strict_one_share_by_their_weights() {
+    let queue = Queue::new(1_000).priorities(Priorities::default());
+    for _ in 0..200 {
+        for priority in [130, 70, 10] {
+            queue.try_push_for(priority.into(), Call::new().priority(priority)).unwrap();
+        }
+    }
+    let served: Vec<u32> = (0..70).map(|_| queue.try_pop().unwrap()).collect();
+    assert_eq!([130, 70, 10].map(|class| served.iter().filter(|item| **item == class).count()), [40, 20, 10]);
+}
+
+/// Trap 29: to evict an item while all are promised takes no promise away.
+#[test]
+fn an_eviction_while_all_is_promised_loses_no_promise() {
+    let queue = Queue::new(1).overflow(Overflow::DropOldest);
+    let mut pop = Box::pin(queue.pop());
+    assert!(poll(&mut pop).is_pending());
+    queue.try_push(1).unwrap();
+    queue.try_push(2).unwrap();
+    assert_eq!(poll(&mut pop), Poll::Ready(Ok(2)));
+}
+
+/// Trap 32: closed while full, pushers get their items back and poppers what is left.
+#[test]
+fn closing_gives_every_item_to_somebody() {
+    let queue = Queue::new(1);
+    queue.try_push(1).unwrap();
+    let mut push = Box::pin(queue.push(2));
+    assert!(poll(&mut push).is_pending());
+    queue.close();
+    let Poll::Ready(Err(error)) = poll(&mut push) else { panic!("it waits at a closed queue") };
+    assert_eq!((error.reason(), error.into_item()), (Reason::Closed, 2));
+    assert_eq!((queue.try_pop(), queue.try_pop()), (Ok(1), Err(PopError::Closed)));
+}
+
+#[test]
+fn a_queue_that_grows_lets_in_who_waits() {
+    let queue = Queue::new(1);
+    queue.try_push(1).unwrap();
+    let mut push = Box::pin(queue.push(2));
+    assert!(poll(&mut push).is_pending());
+    queue.set_capacity(2).unwrap();
+    assert_eq!(poll(&mut push), Poll::Ready(Ok(())));
+    assert_eq!(all(&queue), [1, 2]);
+}
+
+/// Arrivals at twice the rate of service for a minute: what is served has waited less than three times the target.
+#[test]
+fn overload_keeps_waits_short_and_the_server_busy() {
+    let clock = Clock::manual();
+    let queue = Queue::new(10_000)
+        .codel(millis(5), millis(100))
+        .newest_first_when_overloaded()
+        .priorities(Priorities::strict_from(200).then(0, 1))
+        .clock(clock.clone());
+    let (mut served, mut top) = (0, 0);
+    for step in 0..60_000 {
+        // One in ten of the served rate is of the top class.
+        queue.try_push_for(step, Call::new().priority(if step % 10 == 0 { 255 } else { 0 })).unwrap();
+        queue.try_push_for(1, Call::new().priority(0)).unwrap();
+        clock.advance(millis(1));
+        if let Ok(item) = queue.try_pop() {
+            served += 1;
+            top += u32::from(item % 10 == 0);
+        }
+    }
+    let stats = queue.stats();
+    assert!(served > 57_000, "{served}");
+    assert!(top >= 5_999, "{top} of the top class");
+    assert!(stats.wait(0.99).unwrap() < millis(15), "{:?}", stats.wait(0.99));
+    assert_eq!(stats.pushed, stats.popped + stats.dropped_in_all() + stats.len as u64);
+}
