@@ -372,8 +372,8 @@ impl<C> Core<C> {
 
     /// Takes an idle connection that was not known to work for so long, to be checked.
     pub(super) fn take_unproved(&mut self, interval: u64) -> Option<Box<Entry<C>>> {
-        let due = |entry: &Box<Entry<C>>| entry.proved.saturating_add(interval) <= self.now;
-        let place = self.idle.iter().position(due)?;
+        let now = self.now;
+        let place = self.idle.iter().position(|entry| entry.proved.saturating_add(interval) <= now)?;
         self.idle.remove(place)
     }
 
