@@ -1,6 +1,7 @@
 //! What primitives say about themselves: [`Event`], [`Outcome`], [`State`], [`DropReason`], and the [`Observer`] that hears it.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +104,20 @@ pub enum Event {
     Joined,
     /// A fault, a delay or an answer was put in place of what would have happened.
     Injected,
+    /// A pool has made a connection.
+    Connected {
+        /// How long that took.
+        took: Duration,
+    },
+    /// A pool has closed a connection.
+    Disconnected,
+    /// A connection of a pool has been held for so long that it may never come home.
+    HeldTooLong {
+        /// Where it was taken.
+        at: &'static Location<'static>,
+        /// How long it has been held.
+        held: Duration,
+    },
     /// An item that was in a queue, or was to go into one, was dropped.
     Dropped(DropReason),
 }

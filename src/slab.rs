@@ -54,6 +54,11 @@ impl<T> Slab<T> {
         (previous != NIL).then_some(previous)
     }
 
+    /// Returns all entries, also those that left the queue, in no order.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|entry| entry.value.as_ref())
+    }
+
     pub(crate) fn get(&self, key: usize) -> Option<&T> {
         self.entries.get(key)?.value.as_ref()
     }

@@ -189,6 +189,19 @@ pub(crate) fn serve_waiters<'a, L: Line>(line: &'a L, mut list: MutexGuard<'a, W
     }
 }
 
+/// Serves the first waiter if that is possible now, and wakes it outside the lock: after one thing came back, and there
+/// was nothing before.
+pub(crate) fn serve_next<'a, L: Line>(line: &'a L, mut list: MutexGuard<'a, WaitList<L::Slot>>) {
+    let waker = list.serve_first(line);
+    if list.is_empty() {
+        line.mark(false);
+    }
+    drop(list);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
 /// How waiting ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Waited<S> {

@@ -9,7 +9,7 @@ use super::manager::Manager;
 use super::shared::{Settings, Shared, Slot};
 use super::{MUST_BE_SOME, Pool};
 use crate::backoff::{Backoff, Exponential};
-use crate::clock::Clock;
+use crate::clock::{Clock, NEVER};
 use crate::error::{absurd, saturating_nanos};
 use crate::event::Hook;
 use crate::rng::Seeds;
@@ -38,8 +38,10 @@ impl<M: Manager> PoolBuilder<M> {
                 max: 10,
                 overflow: 0,
                 max_idle: usize::MAX,
+                min_idle: 0,
                 max_connecting: 2,
                 idle_timeout: 600 * SECOND,
+                replace_ahead: 0,
                 fail_fast_after: u32::MAX,
             },
             settings: Settings {
@@ -49,6 +51,9 @@ impl<M: Manager> PoolBuilder<M> {
                 connect_timeout: 10 * SECOND,
                 close_timeout: 5 * SECOND,
                 max_lifetime: 1_800 * SECOND,
+                keepalive: NEVER,
+                leak_after: NEVER,
+                measure_holds: false,
                 backoff: Exponential::new(Duration::from_millis(10)).max(Duration::from_secs(5)).into(),
             },
             list: WaitList::bounded(1024),
@@ -81,6 +86,13 @@ impl<M: Manager> PoolBuilder<M> {
     /// Keeps at most so many that nobody uses. Default: as many as there may be.
     pub const fn max_idle(mut self, connections: usize) -> Self {
         self.limits.max_idle = connections;
+        self
+    }
+
+    /// Keeps at least so many that nobody uses, if there may be so many, while somebody [runs](Pool::run) the pool.
+    /// Default: 0.
+    pub const fn min_idle(mut self, connections: usize) -> Self {
+        self.limits.min_idle = connections;
         self
     }
 
@@ -154,7 +166,8 @@ impl<M: Manager> PoolBuilder<M> {
     /// Uses a connection for at most so long, less up to a tenth, drawn for each, so that those that were made together
     /// do not end together. Default: 30 minutes.
     ///
-    /// One that is in use then is closed when it comes home. Set it shorter than what ends connections from outside:
+    /// One that is in use then is closed when it comes home. While somebody [runs](Pool::run) the pool, one that is idle is
+    /// replaced before, in the last twentieth of its time, as long as others are idle. Set it shorter than what ends connections from outside:
     /// the server's limit, a load balancer's.
     pub const fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.settings.max_lifetime = saturating_nanos(lifetime);
@@ -167,6 +180,40 @@ impl<M: Manager> PoolBuilder<M> {
     /// nobody else takes any, the time for which it was held counts as well.
     pub const fn idle_timeout(mut self, idle: Duration) -> Self {
         self.limits.idle_timeout = saturating_nanos(idle);
+        self
+    }
+
+    /// Checks a connection that was not used for so long, so that nothing on the way forgets it, while somebody
+    /// [runs](Pool::run) the pool. Default: never.
+    ///
+    /// It does not count as use: one that is kept alive still ends by [`idle_timeout`](Self::idle_timeout).
+    ///
+    /// # Panics
+    ///
+    /// If `interval` is zero.
+    #[track_caller]
+    pub const fn keepalive(mut self, interval: Duration) -> Self {
+        if interval.is_zero() {
+            absurd("keepalive", 0, "ns must be at least 1 ns");
+        }
+        self.settings.keepalive = saturating_nanos(interval);
+        self
+    }
+
+    /// Tells of a connection that is held for longer than `limit`, once, by [`Event::HeldTooLong`](crate::Event::HeldTooLong):
+    /// where it was taken, and for how long. Default: never.
+    ///
+    /// It is found by who [runs](Pool::run) the pool, or else by the next caller that waits. It costs a short lock more for
+    /// each use.
+    pub const fn leak_after(mut self, limit: Duration) -> Self {
+        self.settings.leak_after = saturating_nanos(limit);
+        self
+    }
+
+    /// Measures how long connections are held, for [`PoolStats::holds`](super::PoolStats::holds). It costs a reading of the
+    /// clock more for each use. Default: not measured.
+    pub const fn measure_holds(mut self) -> Self {
+        self.settings.measure_holds = true;
         self
     }
 
@@ -202,7 +249,8 @@ impl<M: Manager> PoolBuilder<M> {
 
     /// Builds it. It connects when somebody asks for a connection.
     pub fn build(self) -> Pool<M> {
-        let Self { manager, limits, settings, list, seeds, clock, hook } = self;
+        let Self { manager, mut limits, settings, list, seeds, clock, hook } = self;
+        limits.replace_ahead = if settings.max_lifetime == NEVER { 0 } else { settings.max_lifetime / 20 };
         Pool { shared: Arc::new(Shared::new(manager, limits, settings, list, seeds, clock, hook)) }
     }
 }

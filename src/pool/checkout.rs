@@ -91,7 +91,7 @@ impl<'a, M: Manager> Checkout<'a, M> {
     /// Takes the connection out of the pool for good; its place is free.
     pub fn take(mut self) -> M::Connection {
         let entry = self.entry.take().expect(HELD);
-        self.shared().lose();
+        self.shared().lose(entry.out);
         entry.connection
     }
 

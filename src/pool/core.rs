@@ -17,6 +17,8 @@ pub(super) struct Entry<C> {
     pub(super) expires: u64,
     /// When it was last taken or came home, as well as the pool knew the time then.
     pub(super) seen: u64,
+    /// When it was last known to work.
+    pub(super) proved: u64,
     pub(super) generation: u64,
     /// It must be checked before it is given out, however short a time ago it was used.
     pub(super) suspect: bool,
@@ -24,6 +26,8 @@ pub(super) struct Entry<C> {
     pub(super) unclean: bool,
     /// It must not be given out again.
     pub(super) broken: bool,
+    /// Under which key it is known to be given out.
+    pub(super) out: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +36,12 @@ pub(super) struct Limits {
     /// How many more there may be while somebody waits.
     pub(super) overflow: usize,
     pub(super) max_idle: usize,
+    /// So many are kept idle, if somebody runs the pool.
+    pub(super) min_idle: usize,
     pub(super) max_connecting: usize,
     pub(super) idle_timeout: u64,
+    /// How long before its end one is replaced, if somebody runs the pool.
+    pub(super) replace_ahead: u64,
     /// After so many failed dials in a row nobody waits for the next one.
     pub(super) fail_fast_after: u32,
 }
@@ -76,6 +84,22 @@ pub(super) struct Core<C> {
     pub(super) runners: usize,
     /// One of those who wait sleeps until `retry_at`.
     pub(super) keeper: bool,
+    /// How many are to be made for others that were closed ahead of their time.
+    owed: usize,
+    /// How many there are to be before the pool is ready, as long as somebody waits for that.
+    pub(super) warm_up: usize,
+    pub(super) counts: Counts,
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) served: u64,
+    pub(super) connected: u64,
+    pub(super) failed: u64,
+    pub(super) closed: u64,
+    pub(super) timed_out: u64,
+    pub(super) leaks: u64,
 }
 
 /// What a caller gets.
@@ -128,6 +152,9 @@ impl<C> Core<C> {
             retry_at: 0,
             runners: 0,
             keeper: false,
+            owed: 0,
+            warm_up: 0,
+            counts: Counts { served: 0, connected: 0, failed: 0, closed: 0, timed_out: 0, leaks: 0 },
         }
     }
 
@@ -161,6 +188,11 @@ impl<C> Core<C> {
 
     pub(super) const fn sweep_at(&self) -> u64 {
         self.sweep_at
+    }
+
+    /// Has what is idle looked at once more: it may be due by other rules now.
+    pub(super) const fn look_again(&mut self) {
+        self.sweep_at = 0;
     }
 
     /// Learns the time. One that is told late, or a clock that was set back, does not turn it back.
@@ -200,7 +232,9 @@ impl<C> Core<C> {
             self.sweep();
         }
         let place = self.idle.iter().rposition(|entry| !entry.suspect && !entry.unclean);
-        place.and_then(|place| self.idle.remove(place)).map_or(Served::NotYet, Served::Entry)
+        let Some(entry) = place.and_then(|place| self.idle.remove(place)) else { return Served::NotYet };
+        self.counts.served += 1;
+        Served::Entry(entry)
     }
 
     /// Takes a connection for the first who waits.
@@ -218,7 +252,10 @@ impl<C> Core<C> {
             self.sweep();
         }
         match self.idle.pop_back() {
-            Some(entry) => Served::Entry(entry),
+            Some(entry) => {
+                self.counts.served += 1;
+                Served::Entry(entry)
+            }
             None if self.is_failing() => Served::Failed,
             None => Served::NotYet,
         }
@@ -232,6 +269,7 @@ impl<C> Core<C> {
     #[inline]
     pub(super) fn give(&mut self, mut entry: Box<Entry<C>>) -> Home {
         entry.seen = entry.seen.max(self.now);
+        entry.proved = entry.proved.max(self.now);
         self.put_back(entry)
     }
 
@@ -257,7 +295,7 @@ impl<C> Core<C> {
         self.living() > self.limits.max || self.idle.len() >= self.limits.max_idle
     }
 
-    const fn living(&self) -> usize {
+    pub(super) const fn living(&self) -> usize {
         self.total - self.closing
     }
 
@@ -273,22 +311,36 @@ impl<C> Core<C> {
     }
 
     fn due(&self, entry: &Entry<C>) -> u64 {
-        entry.expires.min(entry.seen.saturating_add(self.limits.idle_timeout))
+        let ahead = if self.runners > 0 { self.limits.replace_ahead } else { 0 };
+        (entry.expires - ahead.min(entry.expires)).min(entry.seen.saturating_add(self.limits.idle_timeout))
     }
 
-    /// Dooms what is overdue.
+    /// Dooms what is overdue. If somebody runs the pool, one that will soon be too old goes while there are others, and
+    /// another one is made for it.
     #[cold]
     pub(super) fn sweep(&mut self) {
         self.sweep_at = NEVER;
+        let is_run = self.runners > 0 && self.mode == Mode::Open;
         for _ in 0..self.idle.len() {
             let Some(entry) = self.idle.pop_front() else { break };
-            let due = self.due(&entry);
-            if due <= self.now {
+            let idle_until = entry.seen.saturating_add(self.limits.idle_timeout);
+            let is_old = entry.expires <= self.now;
+            let is_unused = idle_until <= self.now && self.idle.len() >= self.limits.min_idle;
+            if is_old || is_unused {
                 self.doom(entry);
-            } else {
-                self.sweep_at = self.sweep_at.min(due);
-                self.idle.push_back(entry);
+                continue;
             }
+            let ahead = entry.expires.saturating_sub(self.limits.replace_ahead);
+            let has_room = self.connecting + self.owed < self.limits.max_connecting;
+            if is_run && ahead <= self.now && !self.idle.is_empty() && has_room {
+                self.owed += 1;
+                self.doom(entry);
+                continue;
+            }
+            // What is due and is kept anyway is looked at again when one is made, or at its end.
+            let next = [ahead, idle_until, entry.expires].into_iter().filter(|at| *at > self.now).min();
+            self.sweep_at = self.sweep_at.min(next.unwrap_or(NEVER));
+            self.idle.push_back(entry);
         }
     }
 
@@ -318,6 +370,18 @@ impl<C> Core<C> {
         }
     }
 
+    /// Takes an idle connection that was not known to work for so long, to be checked.
+    pub(super) fn take_unproved(&mut self, interval: u64) -> Option<Box<Entry<C>>> {
+        let now = self.now;
+        let place = self.idle.iter().position(|entry| entry.proved.saturating_add(interval) <= now)?;
+        self.idle.remove(place)
+    }
+
+    /// Returns when the idle connection was last known to work of which that is longest ago.
+    pub(super) fn least_proved(&self) -> Option<u64> {
+        self.idle.iter().map(|entry| entry.proved).min()
+    }
+
     pub(super) fn has_doomed(&self) -> bool {
         !self.doomed.is_empty()
     }
@@ -329,6 +393,7 @@ impl<C> Core<C> {
 
     /// A connection that was doomed is closed.
     pub(super) const fn gone(&mut self) {
+        self.counts.closed += 1;
         self.closing -= 1;
         self.total -= 1;
     }
@@ -338,13 +403,31 @@ impl<C> Core<C> {
         self.total -= 1;
     }
 
+    /// Returns whether there may be one more than there are.
+    pub(super) fn has_room(&self) -> bool {
+        self.total < self.limits.max.saturating_add(self.limits.overflow)
+    }
+
     /// Returns whether there should be one more dial, now or after a pause, for so many who wait.
     pub(super) fn wants_dial(&self, waiting: usize) -> bool {
+        let free = self.limits.max_connecting.saturating_sub(self.connecting);
+        if free == 0 || !matches!(self.mode, Mode::Open | Mode::Draining) {
+            return false;
+        }
         // Who waits may be about to be served what is idle.
         let unserved = waiting.saturating_sub(self.idle.len());
-        matches!(self.mode, Mode::Open | Mode::Draining)
-            && self.connecting < unserved.min(self.limits.max_connecting)
-            && self.total < self.limits.max.saturating_add(self.limits.overflow)
+        let for_callers = self.connecting < unserved && self.has_room();
+        for_callers || self.mode == Mode::Open && self.wants_spare(waiting)
+    }
+
+    /// Returns whether there should be one more that nobody waits for.
+    fn wants_spare(&self, waiting: usize) -> bool {
+        if self.runners == 0 || self.total >= self.limits.max {
+            return false;
+        }
+        let coming = (self.idle.len() + self.connecting).saturating_sub(waiting);
+        let spare = self.limits.min_idle.min(self.limits.max_idle);
+        coming < spare || self.connecting < self.owed || self.living() < self.warm_up
     }
 
     /// Returns whether nobody but one who sleeps until the next try can do anything about dials.
@@ -370,7 +453,13 @@ impl<C> Core<C> {
     pub(super) fn dialled(&mut self, now: u64, entry: Box<Entry<C>>) -> Home {
         self.advance(now);
         self.connecting -= 1;
+        self.owed = self.owed.saturating_sub(1);
+        self.counts.connected += 1;
         (self.failures, self.retry_at) = (0, 0);
+        if self.limits.replace_ahead > 0 {
+            // Those that were due and had to wait for this one.
+            self.sweep_at = self.sweep_at.min(self.now);
+        }
         self.put_back(entry)
     }
 
@@ -388,6 +477,7 @@ impl<C> Core<C> {
     pub(super) fn failed(&mut self, now: u64, started: u64, delay: u64) {
         self.advance(now);
         self.abandoned();
+        self.counts.failed += 1;
         self.failures = self.failures_with(started);
         self.failed_at = self.now;
         self.retry_at = self.retry_at.max(self.now.saturating_add(delay));
@@ -516,8 +606,8 @@ mod tests {
             overflow in 0usize..2,
         ) {
             let limits = Limits {
-                max, overflow, max_idle: usize::MAX, max_connecting: MAX_CONNECTING,
-                idle_timeout: IDLE_TIMEOUT, fail_fast_after: 3,
+                max, overflow, max_idle: usize::MAX, min_idle: 0, max_connecting: MAX_CONNECTING,
+                idle_timeout: IDLE_TIMEOUT, replace_ahead: 0, fail_fast_after: 3,
             };
             let mut core: Core<u32> = Core::new(limits);
             let mut twin = Twin { max, overflow, max_idle: usize::MAX, ..Twin::default() };
@@ -584,8 +674,8 @@ mod tests {
                     7 => if let Some(mut dial) = twin.remove(value, |place| matches!(place, Place::Dialling(_))) {
                         let (seen, expires) = (twin.now, twin.now + LIFETIME);
                         let entry = Entry {
-                            connection: dial.number, expires, seen, generation: dial.generation,
-                            suspect: false, unclean: false, broken: false,
+                            connection: dial.number, expires, seen, proved: seen, generation: dial.generation,
+                            suspect: false, unclean: false, broken: false, out: None,
                         };
                         core.dialled(twin.now, Box::new(entry));
                         (twin.failures, twin.retry_at) = (0, 0);

@@ -36,7 +36,11 @@ impl<'a, M: Manager> Driver<'a, M> {
 
     /// One that does nothing else.
     pub(super) fn running(shared: &'a Shared<M>) -> Self {
-        shared.state().core.runners += 1;
+        {
+            let core = &mut shared.state().core;
+            core.runners += 1;
+            core.look_again();
+        }
         let mut driver = Self::waiting(shared);
         driver.runs = true;
         driver
@@ -90,11 +94,8 @@ impl<'a, M: Manager> Driver<'a, M> {
         if self.shared.clock.nanos() < job.deadline {
             return None;
         }
-        if job.is_dial() {
-            let after = Duration::from_nanos(self.shared.settings.connect_timeout);
-            return Some(Ended::Failed(ConnectError::TimedOut(TimedOut::new(self.shared.hook.name, after))));
-        }
-        Some(Ended::Closed)
+        let after = Duration::from_nanos(self.shared.settings.connect_timeout);
+        Some(job.given_up(ConnectError::TimedOut(TimedOut::new(self.shared.hook.name, after))))
     }
 
     /// Finds the next thing to do.
@@ -107,7 +108,7 @@ impl<'a, M: Manager> Driver<'a, M> {
         let state = &mut *guard;
         let core = &mut state.core;
         core.advance(now);
-        let (mut job, mut dial, mut keeps) = (None, None, None);
+        let (mut job, mut dial, mut keeps, mut check) = (None, None, None, None);
         if self.runs || core.runners == 0 {
             job = state.resting.pop_front();
             if job.is_none() && (self.runs || !self.jobs.iter().any(Job::is_dial)) {
@@ -116,6 +117,9 @@ impl<'a, M: Manager> Driver<'a, M> {
                     Plan::At(at) if self.keeps.is_some() || !core.keeper => keeps = Some(at),
                     Plan::At(_) | Plan::Nothing => {}
                 }
+            }
+            if self.runs && job.is_none() && dial.is_none() && shared.settings.keepalive != NEVER {
+                check = core.take_unproved(shared.settings.keepalive);
             }
         }
         if self.keeps.is_some() || keeps.is_some() {
@@ -137,6 +141,10 @@ impl<'a, M: Manager> Driver<'a, M> {
         }
         if more && runners > 0 && (!self.runs || takes && runners > 1) {
             shared.bell.ring();
+        }
+        if let Some(entry) = check {
+            let deadline = now.saturating_add(shared.settings.check_timeout);
+            return Some(Job::check(shared.manager.clone(), entry, deadline));
         }
         job.or_else(|| {
             let deadline = now.saturating_add(shared.settings.connect_timeout);
@@ -167,20 +175,25 @@ impl<'a, M: Manager> Driver<'a, M> {
         poll
     }
 
-    /// Closes what is overdue, and says when to do so next.
+    /// Closes what is overdue, tells of what is held for too long, and says when to do so next.
     fn sweep(&self) -> u64 {
-        let now = self.shared.clock.nanos();
-        let mut state = self.shared.state();
-        state.core.advance(now);
-        if state.core.now() >= state.core.sweep_at() {
-            state.core.sweep();
+        let shared = self.shared;
+        let now = shared.clock.nanos();
+        let mut state = shared.state();
+        let core = &mut state.core;
+        core.advance(now);
+        if core.now() >= core.sweep_at() {
+            core.sweep();
         }
-        let (at, has_doomed) = (state.core.sweep_at(), state.core.has_doomed());
+        let has_doomed = core.has_doomed();
+        let proved = if shared.settings.keepalive == NEVER { None } else { core.least_proved() };
+        let keep = proved.map_or(NEVER, |at| at.saturating_add(shared.settings.keepalive));
+        let at = core.sweep_at().min(keep);
         drop(state);
         if has_doomed {
-            self.shared.bury();
+            shared.bury();
         }
-        at
+        at.min(shared.tell_leaks(now))
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a caller comes to a connection: at once, or in line, and checked.
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -14,6 +14,7 @@ use super::error::{ConnectError, Phase, PoolError, PoolTimeout};
 use super::manager::Manager;
 use super::shared::{Grant, Shared, Slot};
 use crate::call::Call;
+use crate::clock::NEVER;
 use crate::error::{Reason, TimedOut};
 use crate::event::Event;
 use crate::wait::{Wait, Waited};
@@ -39,7 +40,12 @@ type Got<'a, M> = Result<Checkout<'a, M>, PoolError<<M as Manager>::Error>>;
 impl<M: Manager> Shared<M> {
     /// Takes what there is, without waiting for anything.
     #[inline]
-    pub(super) fn first(self: &Arc<Self>, call: Call, now: u64) -> Result<First<'_, M>, PoolError<M::Error>> {
+    pub(super) fn first(
+        self: &Arc<Self>,
+        call: Call,
+        now: u64,
+        at: &'static Location<'static>,
+    ) -> Result<First<'_, M>, PoolError<M::Error>> {
         if call.deadline <= now {
             return Err(self.refused(Reason::DeadlineExceeded).into());
         }
@@ -48,7 +54,7 @@ impl<M: Manager> Shared<M> {
                 let is_fit = self.is_fit(&entry, now);
                 let mut checkout = Checkout::new(self, entry);
                 if is_fit {
-                    self.hand_out(checkout.entry(), now);
+                    self.hand_out(checkout.entry(), now, at);
                     Ok(First::Ready(checkout))
                 } else {
                     Ok(First::Doubtful(checkout))
@@ -61,8 +67,16 @@ impl<M: Manager> Shared<M> {
     }
 
     #[inline]
-    pub(super) fn hand_out(&self, entry: &mut Entry<M::Connection>, now: u64) {
-        entry.seen = now;
+    pub(super) fn hand_out(
+        &self,
+        entry: &mut Entry<M::Connection>,
+        now: u64,
+        at: &'static Location<'static>,
+    ) {
+        (entry.seen, entry.proved) = (now, now);
+        if self.settings.leak_after != NEVER {
+            entry.out = Some(self.state().held.goes_out(at, now));
+        }
         self.hook.emit(Event::Admitted);
     }
 
@@ -78,32 +92,36 @@ impl<M: Manager> Shared<M> {
         first: First<'a, M>,
         call: Call,
         start: u64,
+        at: &'static Location<'static>,
     ) -> Got<'a, M> {
         let patience = start.saturating_add(self.settings.timeout);
         let deadline = patience.min(call.deadline);
-        let mut rank = Slot::<M::Connection>::FIRST;
+        let mut again = false;
         let mut first = first;
         loop {
-            let mut checkout = match std::mem::replace(&mut first, First::None) {
+            let (mut checkout, now) = match std::mem::replace(&mut first, First::None) {
                 First::Ready(checkout) => return Ok(checkout),
-                First::Doubtful(checkout) => checkout,
-                First::None => Checkout::new(self, self.line_up(rank, start, deadline).await?),
+                First::Doubtful(checkout) => (checkout, start),
+                First::None => {
+                    let slot = Slot::new(call.priority, again);
+                    let (entry, now) = self.line_up(slot, start, deadline).await?;
+                    (Checkout::new(self, entry), now)
+                }
             };
-            let now = self.clock.nanos();
             if self.is_fit(checkout.entry(), now) {
-                self.hand_out(checkout.entry(), now);
+                self.hand_out(checkout.entry(), now, at);
                 return Ok(checkout);
             }
             match self.check(checkout.entry(), deadline).await {
                 Checked::Good => {
-                    self.hand_out(checkout.entry(), self.clock.nanos());
+                    self.hand_out(checkout.entry(), self.clock.nanos(), at);
                     return Ok(checkout);
                 }
                 Checked::Bad => {
                     // What broke this one may have broken all.
                     self.state().core.suspect();
                     checkout.discard();
-                    rank = Slot::<M::Connection>::AGAIN;
+                    again = true;
                 }
                 Checked::Unknown => {
                     drop(checkout);
@@ -113,20 +131,28 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    /// Waits in line for a connection.
+    /// Waits in line for a connection; returns it, and the time.
     async fn line_up(
         &self,
-        rank: u8,
+        slot: Slot<M::Connection>,
         start: u64,
         deadline: u64,
-    ) -> Result<Box<Entry<M::Connection>>, PoolError<M::Error>> {
+    ) -> Result<(Box<Entry<M::Connection>>, u64), PoolError<M::Error>> {
+        if self.settings.leak_after != NEVER {
+            self.tell_leaks(self.clock.nanos());
+        }
         // In this order, so that who is dropped leaves the line first, and then lays down what it drives.
         let mut driver = Driver::waiting(self);
-        let mut wait = pin!(Wait::new(self, &self.clock, deadline, Slot::new(rank)));
+        let mut wait = pin!(Wait::new(self, &self.clock, deadline, slot));
+        let mut is_new = true;
         let waited = poll_fn(|context| {
             loop {
                 if let Poll::Ready(waited) = wait.as_mut().poll(context) {
                     return Poll::Ready(waited);
+                }
+                // Later it may have been woken to look.
+                if std::mem::take(&mut is_new) && !self.has_work() {
+                    return Poll::Pending;
                 }
                 if !driver.attend(context, Some(wait.as_ref())) {
                     return Poll::Pending;
@@ -137,8 +163,10 @@ impl<M: Manager> Shared<M> {
         match waited {
             Waited::Served(slot) => {
                 driver.on_duty = slot.nudged;
+                let now = self.clock.nanos();
+                self.times.waits.record(Duration::from_nanos(now.saturating_sub(start)));
                 match slot.into_grant() {
-                    Grant::Entry(entry) => Ok(entry),
+                    Grant::Entry(entry) => Ok((entry, now)),
                     Grant::Failed | Grant::Nothing => Err(self.failed_fast()),
                 }
             }
@@ -157,10 +185,11 @@ impl<M: Manager> Shared<M> {
     }
 
     #[cold]
-    fn too_late(&self, phase: Phase, start: u64, deadline: u64) -> PoolError<M::Error> {
+    pub(super) fn too_late(&self, phase: Phase, start: u64, deadline: u64) -> PoolError<M::Error> {
         let (by, after) = (self.hook.name, Duration::from_nanos(deadline.saturating_sub(start)));
         self.hook.emit(Event::TimedOut(TimedOut::new(by, after)));
         let cause: Option<ConnectError<M::Error>> = self.failure();
+        self.state().core.counts.timed_out += 1;
         PoolError::TimedOut(Box::new(PoolTimeout { by, after, phase, status: self.status(), cause }))
     }
 

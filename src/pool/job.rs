@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::core::Entry;
 use super::error::ConnectError;
 use super::manager::Manager;
 
@@ -23,6 +24,10 @@ pub(super) enum Ended<M: Manager> {
     Connected(M::Connection),
     Failed(ConnectError<M::Error>),
     Closed,
+    /// One that was idle works, or does not.
+    Checked(Box<Entry<M::Connection>>, bool),
+    /// One that was being checked is gone.
+    Lost,
 }
 
 impl<M: Manager> Job<M> {
@@ -44,8 +49,26 @@ impl<M: Manager> Job<M> {
         Self { work: Box::pin(work), started: CLOSES, deadline, generation: 0 }
     }
 
+    /// Checks one that is idle, to keep it alive.
+    pub(super) fn check(manager: Arc<M>, mut entry: Box<Entry<M::Connection>>, deadline: u64) -> Self {
+        let work = async move {
+            let works = manager.check(&mut entry.connection).await.is_ok();
+            Ended::Checked(entry, works)
+        };
+        Self { work: Box::pin(work), started: CHECKS, deadline, generation: 0 }
+    }
+
     pub(super) const fn is_dial(&self) -> bool {
-        self.started != CLOSES
+        self.started < CHECKS
+    }
+
+    /// What it is when its time is over, or when it has panicked.
+    pub(super) fn given_up(&self, error: ConnectError<M::Error>) -> Ended<M> {
+        match self.started {
+            CLOSES => Ended::Closed,
+            CHECKS => Ended::Lost,
+            _ => Ended::Failed(error),
+        }
     }
 
     /// Polls it once. A panic ends it, as an error does.
@@ -54,8 +77,7 @@ impl<M: Manager> Job<M> {
         match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Ready(ended)) => Some(ended),
             Ok(Poll::Pending) => None,
-            Err(_) if self.is_dial() => Some(Ended::Failed(ConnectError::Panicked)),
-            Err(_) => Some(Ended::Closed),
+            Err(_) => Some(self.given_up(ConnectError::Panicked)),
         }
     }
 
@@ -65,5 +87,6 @@ impl<M: Manager> Job<M> {
     }
 }
 
-/// The start of what is no dial.
+/// The starts of what is no dial.
 const CLOSES: u64 = u64::MAX;
+const CHECKS: u64 = u64::MAX - 1;

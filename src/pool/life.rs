@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::core::{Limits, Mode};
 use super::drive::Driver;
+use super::error::{Phase, PoolError};
 use super::manager::Manager;
 use super::shared::Shared;
 use super::{MUST_BE_SOME, Pool};
 use crate::clock::NEVER;
-use crate::error::BadSetting;
+use crate::error::{BadSetting, Reason};
 use crate::park::block_on;
 
 impl<M: Manager> Pool<M> {
@@ -36,6 +37,68 @@ impl<M: Manager> Pool<M> {
     /// that runs makes one connection at a time.
     pub fn run_blocking(&self) {
         block_on(self.run());
+    }
+
+    /// Makes connections until there are as many as are [kept idle](crate::PoolBuilder::min_idle), and at least one: for a
+    /// program to find out at its start that it cannot connect.
+    ///
+    /// ```
+    /// # use floodwall::{Pool, pool::BlockingManager};
+    /// # struct Down;
+    /// # impl BlockingManager for Down {
+    /// #     type Connection = u8;
+    /// #     type Error = std::io::Error;
+    /// #     fn connect(&self) -> std::io::Result<u8> { Err(std::io::ErrorKind::ConnectionRefused.into()) }
+    /// #     fn check(&self, _: &mut u8) -> std::io::Result<()> { Ok(()) }
+    /// # }
+    /// let pool = Pool::new(Down.in_place(), 4);
+    /// let error = pool.ready_blocking().unwrap_err();
+    /// assert_eq!(error.to_string(), "cannot connect: connection refused");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Connect`] if an attempt fails: the first, if none has failed before; [`PoolError::TimedOut`] after the
+    /// pool's [`timeout`](crate::PoolBuilder::timeout); [`PoolError::Rejected`] if the pool is closed.
+    pub async fn ready(&self) -> Result<(), PoolError<M::Error>> {
+        let shared = &*self.shared;
+        let start = shared.clock.nanos();
+        let end = start.saturating_add(shared.settings.timeout);
+        let failed_before = {
+            let mut state = shared.state();
+            let limits = state.core.limits;
+            state.core.warm_up = limits.min_idle.clamp(1, limits.max);
+            state.core.counts.failed
+        };
+        let _warm_up = WarmUp(shared);
+        let mut driver = Driver::running(shared);
+        let is_warm = |shared: &Shared<M>| {
+            let state = shared.state();
+            state.core.living() - state.core.connecting() >= state.core.warm_up
+        };
+        let has_failed = |shared: &Shared<M>| shared.state().core.counts.failed > failed_before;
+        let is_closed = |shared: &Shared<M>| shared.state().core.mode() != Mode::Open;
+        let done = |shared: &Shared<M>, _: &_| is_warm(shared) || has_failed(shared) || is_closed(shared);
+        shared.drive(&mut driver, end, done).await;
+        if is_warm(shared) {
+            return Ok(());
+        }
+        if is_closed(shared) {
+            return Err(shared.refused(Reason::Closed).into());
+        }
+        match shared.failure() {
+            Some(error) if has_failed(shared) => Err(PoolError::Connect(error)),
+            _ => Err(shared.too_late(Phase::Connect, start, end)),
+        }
+    }
+
+    /// As [`ready`](Pool::ready), on a plain thread.
+    ///
+    /// # Errors
+    ///
+    /// As `ready`.
+    pub fn ready_blocking(&self) -> Result<(), PoolError<M::Error>> {
+        block_on(self.ready())
     }
 
     /// Changes how many connections there may be, at run time.
@@ -76,6 +139,11 @@ impl<M: Manager> Pool<M> {
         self.change(|limits| limits.overflow = connections);
     }
 
+    /// Changes how many are kept idle at least, at run time.
+    pub fn set_min_idle(&self, connections: usize) {
+        self.change(|limits| limits.min_idle = connections);
+    }
+
     /// Changes how many are kept that nobody uses, at run time.
     pub fn set_max_idle(&self, connections: usize) {
         self.change(|limits| limits.max_idle = connections);
@@ -86,9 +154,11 @@ impl<M: Manager> Pool<M> {
             let mut state = self.shared.state();
             change(&mut state.core.limits);
             state.core.trim();
+            state.core.look_again();
         }
         self.shared.bury();
         self.shared.rouse();
+        self.shared.bell.ring();
     }
 
     /// Lets no connection be given out again that there is now: what is idle is closed, what is in use when it comes home,
@@ -169,6 +239,15 @@ impl<M: Manager> Pool<M> {
     /// Returns whether the pool gives out no more connections, for good.
     pub fn is_closed(&self) -> bool {
         matches!(self.shared.state().core.mode(), Mode::Draining | Mode::Closed)
+    }
+}
+
+/// Somebody waits for the pool to be ready.
+struct WarmUp<'a, M: Manager>(&'a Shared<M>);
+
+impl<M: Manager> Drop for WarmUp<'_, M> {
+    fn drop(&mut self) {
+        self.0.state().core.warm_up = 0;
     }
 }
 

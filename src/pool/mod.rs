@@ -15,17 +15,23 @@ mod core;
 mod drive;
 mod error;
 mod get;
+mod held;
 mod job;
+mod land;
 mod life;
 mod manager;
 mod shared;
+mod stats;
 
 pub use builder::PoolBuilder;
 pub use checkout::Checkout;
 pub use error::{ConnectError, Phase, PoolError, PoolTimeout};
+pub use held::HeldFor;
 pub use manager::{BlockingManager, InPlace, Manager};
+pub use stats::{PoolSize, PoolStats};
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 
 use crate::call::Call;
@@ -39,7 +45,9 @@ use shared::Shared;
 /// Lends connections, and keeps them between uses.
 ///
 /// Clones are handles of one pool, which is [closed](Pool::close_now) when the last one is dropped. Tasks and threads wait
-/// in one line, first come first served; nobody passes it, and a connection that comes home is handed to its head.
+/// in one line, first come first served, calls of higher [`priority`](Call::priority) before those of lower; nobody passes
+/// it, and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
+/// count as one.
 ///
 /// | | |
 /// |---|---|
@@ -146,6 +154,7 @@ impl<M: Manager> Pool<M> {
     ///
     /// Dropping the future leaves the line. A connection that it was granted goes to the next; one that was being made for
     /// it is still made; one that was being checked is checked again before it is given out.
+    #[track_caller]
     pub fn get(&self) -> impl Future<Output = Result<Checkout<'_, M>, PoolError<M::Error>>> + Send {
         self.get_for(Call::new())
     }
@@ -159,16 +168,17 @@ impl<M: Manager> Pool<M> {
     /// # Cancel safety
     ///
     /// As [`get`](Pool::get).
+    #[track_caller]
     pub fn get_for(
         &self,
         call: Call,
     ) -> impl Future<Output = Result<Checkout<'_, M>, PoolError<M::Error>>> + Send {
-        let shared = &self.shared;
+        let (shared, at) = (&self.shared, Location::caller());
         async move {
             let now = shared.clock.nanos();
-            match shared.first(call, now)? {
+            match shared.first(call, now, at)? {
                 First::Ready(checkout) => Ok(checkout),
-                first => shared.obtain(first, call, now).await,
+                first => shared.obtain(first, call, now, at).await,
             }
         }
     }
@@ -178,6 +188,7 @@ impl<M: Manager> Pool<M> {
     /// # Errors
     ///
     /// As [`get`](Pool::get).
+    #[track_caller]
     pub fn get_blocking(&self) -> Result<Checkout<'_, M>, PoolError<M::Error>> {
         self.get_blocking_for(Call::new())
     }
@@ -187,12 +198,13 @@ impl<M: Manager> Pool<M> {
     /// # Errors
     ///
     /// As [`get`](Pool::get).
+    #[track_caller]
     pub fn get_blocking_for(&self, call: Call) -> Result<Checkout<'_, M>, PoolError<M::Error>> {
-        let shared = &self.shared;
+        let (shared, at) = (&self.shared, Location::caller());
         let now = shared.clock.nanos();
-        match shared.first(call, now)? {
+        match shared.first(call, now, at)? {
             First::Ready(checkout) => Ok(checkout),
-            first => block_on(shared.obtain(first, call, now)),
+            first => block_on(shared.obtain(first, call, now, at)),
         }
     }
 
@@ -204,13 +216,14 @@ impl<M: Manager> Pool<M> {
     /// # Errors
     ///
     /// [`Reason::NoneIdle`] if there is none, or if others wait; [`Reason::Closed`].
+    #[track_caller]
     pub fn try_get(&self) -> Result<Checkout<'_, M>, Rejected> {
         let shared = &self.shared;
         let now = shared.clock.nanos();
         match shared.take_unchecked(now) {
             Served::Entry(entry) => {
                 let mut checkout = Checkout::new(shared, entry);
-                shared.hand_out(checkout.entry(), now);
+                shared.hand_out(checkout.entry(), now, Location::caller());
                 Ok(checkout)
             }
             Served::Closed => Err(shared.refused(Reason::Closed)),
@@ -221,6 +234,13 @@ impl<M: Manager> Pool<M> {
     /// Tells how many connections there are, and what they do.
     pub fn status(&self) -> PoolStatus {
         self.shared.status()
+    }
+
+    /// Tells which connections are given out, where they were taken and for how long, those first that are held for
+    /// longest; in a pool that [looks for leaks](PoolBuilder::leak_after), else nothing.
+    pub fn held(&self) -> Vec<HeldFor> {
+        let now = self.shared.clock.nanos();
+        self.shared.state().held.all(now)
     }
 
     /// Returns the manager.

@@ -14,16 +14,18 @@ use std::time::Duration;
 use super::PoolStatus;
 use super::core::{Core, Entry, Home, Limits, Mode, Served};
 use super::error::ConnectError;
-use super::job::{Ended, Job};
+use super::held::{Held, HeldFor};
+use super::job::Job;
 use super::manager::Manager;
+use super::stats::Times;
 use crate::backoff::Backoff;
 use crate::bell::Bell;
 use crate::clock::{Clock, NEVER};
-use crate::error::{Reason, Rejected, saturating_nanos};
+use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook};
 use crate::rng::Seeds;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
-use crate::wait::{Line, Turn, WaitList, serve_waiters};
+use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters};
 
 pub(super) struct Shared<M: Manager> {
     pub(super) manager: Arc<M>,
@@ -31,11 +33,14 @@ pub(super) struct Shared<M: Manager> {
     pub(super) list: Mutex<WaitList<Slot<M::Connection>>>,
     /// 1 if connections were doomed under the line's lock, where nothing can be closed.
     doomed: AtomicU64,
+    /// 1 if there may have been something to do when somebody came to wait.
+    has_work: AtomicU64,
     /// How many [`Pool`](super::Pool)s there are of this one.
     pub(super) handles: AtomicU64,
     pub(super) bell: Bell,
-    seeds: Seeds,
+    pub(super) seeds: Seeds,
     pub(super) settings: Settings,
+    pub(super) times: Times,
     pub(super) clock: Clock,
     pub(super) hook: Hook,
 }
@@ -45,7 +50,8 @@ pub(super) struct State<M: Manager> {
     /// What is under way and driven by nobody.
     pub(super) resting: VecDeque<Job<M>>,
     /// How the last dial failed.
-    failure: Option<ConnectError<M::Error>>,
+    pub(super) failure: Option<ConnectError<M::Error>>,
+    pub(super) held: Held,
 }
 
 /// Times in nanoseconds.
@@ -57,12 +63,15 @@ pub(super) struct Settings {
     pub(super) connect_timeout: u64,
     pub(super) close_timeout: u64,
     pub(super) max_lifetime: u64,
+    pub(super) keepalive: u64,
+    pub(super) leak_after: u64,
+    pub(super) measure_holds: bool,
     pub(super) backoff: Backoff,
 }
 
 /// What a waiter brings, and takes away.
 pub(super) struct Slot<C> {
-    /// Who was given a connection that did not work stands before those who were given none.
+    /// By priority; of one, who was given a connection that did not work stands before those who were given none.
     rank: u8,
     /// It drives something.
     pub(super) busy: bool,
@@ -78,11 +87,10 @@ pub(super) enum Grant<C> {
 }
 
 impl<C> Slot<C> {
-    pub(super) const AGAIN: u8 = 0;
-    pub(super) const FIRST: u8 = 1;
-
-    pub(super) const fn new(rank: u8) -> Self {
-        Self { rank, busy: false, nudged: false, grant: Grant::Nothing }
+    pub(super) const fn new(priority: u8, again: bool) -> Self {
+        // Two priorities share a rank, and its lowest bit says who came again.
+        let rank = (u8::MAX - priority) | 1;
+        Self { rank: if again { rank - 1 } else { rank }, busy: false, nudged: false, grant: Grant::Nothing }
     }
 
     pub(super) fn into_grant(self) -> Grant<C> {
@@ -122,6 +130,9 @@ impl<M: Manager> Line for Shared<M> {
     fn mark(&self, somebody_waits: bool) {
         let mut state = self.state.lock();
         state.core.mark(somebody_waits);
+        // Under both locks: what comes to be done after this finds who is about to wait in the line.
+        let has_work = !state.resting.is_empty() || state.core.has_room();
+        self.has_work.store(u64::from(has_work), Ordering::Relaxed);
         self.note(&state);
     }
 
@@ -140,16 +151,19 @@ impl<M: Manager> Shared<M> {
         clock: Clock,
         hook: Hook,
     ) -> Self {
-        let state = State { core: Core::new(limits), resting: VecDeque::new(), failure: None };
+        let held = Held::new(settings.leak_after);
+        let state = State { core: Core::new(limits), resting: VecDeque::new(), failure: None, held };
         Self {
             manager: Arc::new(manager),
             state: Mutex::new(state),
             list: Mutex::new(list),
             doomed: AtomicU64::new(0),
+            has_work: AtomicU64::new(0),
             handles: AtomicU64::new(1),
             bell: Bell::default(),
             seeds,
             settings,
+            times: Times::default(),
             clock,
             hook,
         }
@@ -166,6 +180,11 @@ impl<M: Manager> Shared<M> {
             // Relaxed: who notes it under the lock looks itself once it has left.
             self.doomed.store(1, Ordering::Relaxed);
         }
+    }
+
+    /// Says whether one who has just come to wait is to look for something to do.
+    pub(super) fn has_work(&self) -> bool {
+        self.has_work.load(Ordering::Relaxed) != 0
     }
 
     /// Closes what was doomed while somebody was served.
@@ -199,7 +218,7 @@ impl<M: Manager> Shared<M> {
     /// Says whether a connection may be given out unchecked.
     #[inline]
     pub(super) fn is_fit(&self, entry: &Entry<M::Connection>, now: u64) -> bool {
-        !entry.suspect && !entry.unclean && now.saturating_sub(entry.seen) < self.settings.check_after
+        !entry.suspect && !entry.unclean && now.saturating_sub(entry.proved) < self.settings.check_after
     }
 
     /// Takes a connection home.
@@ -214,33 +233,68 @@ impl<M: Manager> Shared<M> {
             entry.broken = is_broken;
             entry.unclean |= needs_reset;
         }
+        if self.settings.measure_holds {
+            let held = self.clock.nanos().saturating_sub(entry.seen);
+            self.times.holds.record(Duration::from_nanos(held));
+        }
+        let out = entry.out.take();
         let mut state = self.state.lock();
+        if let Some(out) = out {
+            state.held.comes_home(out);
+        }
         let home = state.core.give(entry);
         let mode = state.core.mode();
         drop(state);
         if home != Home::Idle || mode != Mode::Open {
-            self.settle(home);
+            self.settle(home, mode);
         }
     }
 
     /// A connection will not come home.
-    pub(super) fn lose(&self) {
-        self.state.lock().core.taken_away();
+    pub(super) fn lose(&self, out: Option<usize>) {
+        {
+            let mut state = self.state.lock();
+            state.core.taken_away();
+            if let Some(out) = out {
+                state.held.comes_home(out);
+            }
+        }
         self.rouse();
+    }
+
+    /// Tells of what is held for too long, each once, and says when to do so next.
+    pub(super) fn tell_leaks(&self, now: u64) -> u64 {
+        if self.settings.leak_after == NEVER {
+            return NEVER;
+        }
+        loop {
+            let mut state = self.state.lock();
+            let Some(HeldFor { at, held }) = state.held.next_overdue(now) else {
+                return state.held.overdue_at();
+            };
+            state.core.counts.leaks += 1;
+            drop(state);
+            self.hook.emit(Event::HeldTooLong { at, held });
+        }
     }
 
     /// Does what follows from a connection's coming home.
     #[cold]
-    fn settle(&self, home: Home) {
+    pub(super) fn settle(&self, home: Home, mode: Mode) {
         match home {
-            Home::Awaited => self.serve(),
+            Home::Awaited => {
+                serve_next(self, self.list.lock());
+                self.tidy();
+            }
             Home::Doomed => self.bury(),
             Home::Idle => {}
         }
-        self.tell_drain();
+        if mode == Mode::Draining {
+            self.bell.ring();
+        }
     }
 
-    fn tell_drain(&self) {
+    pub(super) fn tell_drain(&self) {
         if self.state.lock().core.mode() == Mode::Draining {
             self.bell.ring();
         }
@@ -253,109 +307,6 @@ impl<M: Manager> Shared<M> {
         self.state.lock().core.advance(now);
         serve_waiters(self, list);
         self.tidy();
-    }
-
-    /// Begins to close what is doomed.
-    pub(super) fn bury(&self) {
-        let doomed = self.state.lock().core.doomed();
-        if doomed.is_empty() {
-            return;
-        }
-        let deadline = self.clock.after(Duration::from_nanos(self.settings.close_timeout));
-        for entry in doomed {
-            let mut job = Job::close(self.manager.clone(), entry.connection, deadline);
-            // Most are closed at once.
-            match job.poll(Waker::noop()) {
-                Some(ended) => {
-                    self.end(job, ended);
-                }
-                None => self.state.lock().resting.push_back(job),
-            }
-        }
-        self.rouse();
-    }
-
-    /// Takes note of how a job has ended; the caller then looks for more to do, or rouses who does.
-    pub(super) fn end(&self, job: Job<M>, ended: Ended<M>) {
-        let (started, generation) = (job.started, job.generation);
-        job.put_away();
-        match ended {
-            Ended::Closed => {
-                self.state.lock().core.gone();
-                self.tell_drain();
-            }
-            Ended::Connected(connection) => {
-                let now = self.clock.nanos();
-                let expires = self.expiry(now);
-                let entry = Box::new(Entry {
-                    connection,
-                    expires,
-                    seen: now,
-                    generation,
-                    suspect: false,
-                    unclean: false,
-                    broken: false,
-                });
-                let home = self.state.lock().core.dialled(now, entry);
-                self.settle(home);
-            }
-            Ended::Failed(error) => self.fail(started, error),
-        }
-    }
-
-    fn expiry(&self, now: u64) -> u64 {
-        let lifetime = self.settings.max_lifetime;
-        if lifetime == NEVER {
-            return NEVER;
-        }
-        // A tenth, so that those that were made together do not end together.
-        now.saturating_add(lifetime - self.seeds.next().up_to(lifetime / 10))
-    }
-
-    fn fail(&self, started: u64, error: ConnectError<M::Error>) {
-        let failures = self.state.lock().core.failures_with(started);
-        // May be the user's code.
-        let delay = self.settings.backoff.delay(failures, &mut self.seeds.next());
-        let delay = delay.unwrap_or(LONGEST_BACKOFF);
-        let now = self.clock.nanos();
-        let (is_failing, _old) = {
-            let mut state = self.state.lock();
-            state.core.failed(now, started, saturating_nanos(delay));
-            (state.core.is_failing(), state.failure.replace(error))
-        };
-        let attempt = u16::try_from(failures).unwrap_or(u16::MAX);
-        self.hook.emit(Event::Retrying { attempt, delay });
-        if is_failing {
-            self.serve();
-        }
-        self.tell_drain();
-    }
-
-    /// Takes what is under way from one who leaves.
-    pub(super) fn lay_down(&self, jobs: Vec<Job<M>>) {
-        if jobs.is_empty() {
-            return;
-        }
-        let mut state = self.state.lock();
-        state.resting.extend(jobs);
-        if state.core.mode() == Mode::Closed {
-            drop(state);
-            self.hang_up();
-        }
-    }
-
-    /// Ends the dials that nobody drives.
-    pub(super) fn hang_up(&self) {
-        let mut state = self.state.lock();
-        let (dials, closes): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut state.resting).into_iter().partition(Job::is_dial);
-        state.resting = closes;
-        dials.iter().for_each(|_| state.core.abandoned());
-        drop(state);
-        if !dials.is_empty() {
-            dials.into_iter().for_each(Job::put_away);
-            self.bell.ring();
-        }
     }
 
     /// Sees to it that somebody does what there is to do.
@@ -402,9 +353,6 @@ impl<M: Manager> Shared<M> {
         }
     }
 }
-
-/// For backoffs that end.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Picks who is to see what there is to do: one who does nothing yet, or also another one.
 pub(super) fn nudge<C>(list: &mut WaitList<Slot<C>>, also_busy: bool) -> Option<Waker> {

@@ -7,6 +7,7 @@ mod harness;
 mod hedge;
 mod keyed;
 mod limit;
+mod pool;
 mod queue;
 mod shard;
 mod stack;
@@ -26,6 +27,7 @@ const AREAS: &[(&str, Cases)] = &[
     ("breaker", breaker::cases),
     ("stack", stack::cases),
     ("hedge", hedge::cases),
+    ("pool", pool::cases),
     ("queue", queue::cases),
     ("cache", cache::cases),
     ("shard", shard::cases),

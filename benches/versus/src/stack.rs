@@ -160,7 +160,7 @@ fn drive<S: Service<u32>>(service: &mut S) -> Result<S::Response, S::Error> {
 }
 
 /// The output of a future that has it at once.
-fn now<F: Future>(future: F) -> F::Output {
+pub fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
         Poll::Pending => panic!("a future that should be ready has to wait"),
