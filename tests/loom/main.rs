@@ -9,7 +9,9 @@ mod breaker;
 mod cache;
 mod flight;
 mod limit;
+mod pool;
 mod queue;
+mod workers;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -28,8 +28,8 @@ use std::time::Duration;
 pub use builder::{DeadLetter, WhenFull, WriteBehindBuilder};
 pub use error::WriteBehindError;
 
-use super::bell::Bell;
 use super::{Batch, Store, Write};
+use crate::bell::Bell;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected};
