@@ -293,3 +293,96 @@ impl<K: Send + Sync, V: Send + Sync, S: Store<K, V>, P> fmt::Debug for WriteBehi
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(floodwall_loom)))]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Poll, Waker};
+
+    use super::super::WriteBehindError;
+    use super::super::keep::Kept;
+    use super::super::many::Taken;
+    use super::*;
+    use crate::store::{MemoryStore, Write};
+
+    /// Numbers writes at once, and lets them go when it is told to.
+    #[derive(Default)]
+    struct Slow {
+        given: Mutex<u64>,
+        kept: Mutex<Vec<u64>>,
+        acknowledged: Mutex<Vec<u64>>,
+    }
+
+    impl Slow {
+        async fn number(&self) -> u64 {
+            let number = {
+                let mut given = self.given.lock().unwrap();
+                *given += 1;
+                *given
+            };
+            let is_kept = || self.kept.lock().unwrap().contains(&number);
+            poll_fn(|_| if is_kept() { Poll::Ready(number) } else { Poll::Pending }).await
+        }
+    }
+
+    impl Keep<u8, u8, Infallible> for Arc<Slow> {
+        fn append<'a>(&'a self, _: &'a u8, _: Option<&'a u8>) -> Kept<'a, u64, Infallible> {
+            Box::pin(async { Ok(self.number().await) })
+        }
+
+        fn append_all<'a>(
+            &'a self,
+            writes: &'a [Taken<u8, u8>],
+        ) -> Kept<'a, Vec<Result<u64, WriteBehindError<Infallible>>>, Infallible> {
+            assert_eq!(writes.len(), 1);
+            Box::pin(async { Ok(vec![Ok(self.number().await)]) })
+        }
+
+        fn acknowledge(&self, sequences: Vec<u64>) {
+            self.acknowledged.lock().unwrap().extend(sequences);
+        }
+
+        fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    fn is_done<F: Future>(future: &mut Pin<Box<F>>) -> bool {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Else a crash could bring back the older write alone, over the newer one that is in the store.
+    #[test]
+    fn of_two_writes_of_a_key_the_older_one_is_let_go_first_though_it_is_late() {
+        for in_a_batch in [false, true] {
+            let (store, keep) = (Arc::new(MemoryStore::new()), Arc::new(Slow::default()));
+            let mut builder = WriteBehind::<u8, u8, _>::builder(store.clone());
+            builder.keep = Some(Box::new(keep.clone()));
+            let behind = builder.build();
+            let batch = [Write::save(&7, &1)];
+            let mut late = Box::pin(async {
+                if in_a_batch {
+                    behind.write_many(&batch).await.unwrap().remove(0).unwrap();
+                } else {
+                    behind.save(&7, &1).await.unwrap();
+                }
+            });
+            let mut early = Box::pin(behind.save(&7, &2));
+            assert!(!is_done(&mut late) && !is_done(&mut early));
+            keep.kept.lock().unwrap().push(2);
+            assert!(is_done(&mut early));
+            behind.flush_blocking();
+            assert_eq!(store.load_blocking(&7).unwrap(), Some(2));
+            assert_eq!(*keep.acknowledged.lock().unwrap(), [0u64; 0]);
+
+            keep.kept.lock().unwrap().push(1);
+            assert!(is_done(&mut late));
+            behind.flush_blocking();
+            assert_eq!(store.load_blocking(&7).unwrap(), Some(2));
+            assert_eq!(*keep.acknowledged.lock().unwrap(), [1, 2]);
+        }
+    }
+}

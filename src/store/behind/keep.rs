@@ -5,7 +5,7 @@ use std::pin::Pin;
 use super::WriteBehindError;
 use super::many::Taken;
 
-type Kept<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, WriteBehindError<E>>> + Send + 'a>>;
+pub(super) type Kept<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, WriteBehindError<E>>> + Send + 'a>>;
 
 /// Keeps writes over a crash, and numbers them.
 pub(super) trait Keep<K, V, E>: Send + Sync {
