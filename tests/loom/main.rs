@@ -12,6 +12,8 @@ mod flight;
 mod limit;
 mod pool;
 mod queue;
+mod shard;
+mod waiting_room;
 mod workers;
 
 use std::future::Future;
