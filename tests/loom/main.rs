@@ -7,6 +7,7 @@
 
 mod breaker;
 mod cache;
+mod cached_store;
 mod flight;
 mod limit;
 mod pool;
