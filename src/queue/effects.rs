@@ -22,7 +22,7 @@ impl<T> Effects<T> {
 
     /// Returns whether there is something to do.
     #[inline]
-    pub(super) const fn is_some(&self) -> bool {
+    pub(super) fn is_some(&self) -> bool {
         self.waker.is_some() || self.unused.is_some() || !self.dropped.is_empty()
     }
 

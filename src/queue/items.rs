@@ -155,12 +155,16 @@ impl<T> Items<T> {
     }
 
     #[inline]
-    pub(super) fn put(&mut self, mut entry: Entry<T>) {
-        entry.seq = self.seq;
+    pub(super) fn put(&mut self, entry: Entry<T>) {
+        let seq = self.seq;
         self.seq += 1;
         match &mut self.store {
             Store::Plain(items) => items.push_back(entry.item),
-            Store::Ordered(items) => items.push(entry),
+            // Field by field: what was just written in narrow words and is copied in wide ones waits for them.
+            Store::Ordered(items) => {
+                let Entry { item, weight, priority, key, at, deadline, .. } = entry;
+                items.push(Entry { item, weight, priority, key, at, deadline, seq });
+            }
         }
     }
 

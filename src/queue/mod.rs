@@ -435,6 +435,9 @@ impl<T> Queue<T> {
     fn follow_up(&self, effects: Effects<T>) {
         if effects.is_some() {
             self.do_effects(effects);
+        } else {
+            // Empty, it has nothing to drop, and to find that out takes longer than to say it.
+            std::mem::forget(effects);
         }
     }
 

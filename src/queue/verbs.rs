@@ -183,6 +183,7 @@ impl<T> Queue<T> {
         })
     }
 
+    #[inline]
     pub(super) fn entry(&self, item: T, call: Call) -> Entry<T> {
         let key = self.key_of.as_ref().map_or(0, |key_of| key_of(&item));
         let weight = if self.by_cost { call.cost } else { 1 };
@@ -225,6 +226,7 @@ impl<T> Queue<T> {
         }
     }
 
+    #[inline]
     pub(super) fn push_entry(&self, mut entry: Entry<T>, waits: bool) -> Pushed<T> {
         let (now, mut effects) = (self.now(), Effects::none());
         entry.at = now;
@@ -238,6 +240,8 @@ impl<T> Queue<T> {
         }
         if let Pushed::In = pushed {
             self.hook.emit(Event::Admitted);
+            // Said anew: the other answers are large, and would be copied with it.
+            return Pushed::In;
         }
         pushed
     }
