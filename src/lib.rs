@@ -22,6 +22,7 @@ mod clock;
 mod histogram;
 mod window;
 
+mod bell;
 mod call;
 mod discipline;
 mod judge;
@@ -40,6 +41,7 @@ mod bulkhead;
 pub mod cache;
 mod concurrency;
 mod limit;
+pub mod pool;
 mod queue;
 pub mod shard;
 mod shed;
@@ -94,6 +96,7 @@ pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use pool::{Checkout, Manager, Pool, PoolBuilder};
 pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
 #[cfg(feature = "stream")]
 #[cfg_attr(docsrs, doc(cfg(feature = "stream")))]

@@ -9,6 +9,7 @@ mod breaker;
 mod cache;
 mod flight;
 mod limit;
+mod pool;
 mod queue;
 mod waiting_room;
 mod workers;
