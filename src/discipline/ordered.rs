@@ -111,6 +111,7 @@ impl<T> Ordered<T> {
 
     /// Returns how many of `capacity` an entry of this priority may fill together with all others: the places that
     /// are kept for other classes, and are free, are not for it.
+    #[inline]
     pub(crate) fn open_to(&self, priority: u8, capacity: usize) -> usize {
         let Some(priorities) = self.order.priorities.as_ref().filter(|_| self.keeps_places) else {
             return capacity;
@@ -126,6 +127,7 @@ impl<T> Ordered<T> {
         if self.order.class_of(priority) == 0 { self.classes[0].len } else { self.len }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, entry: Entry<T>) {
         let number = self.order.class_of(entry.priority);
         let class = &mut self.classes[number];
@@ -138,6 +140,7 @@ impl<T> Ordered<T> {
     }
 
     /// Takes the entry to serve at `now`, and hands those that are dropped before it to `gone`.
+    #[inline]
     pub(crate) fn pop(&mut self, now: u64, mut gone: impl FnMut(Entry<T>, DropReason)) -> Option<Entry<T>> {
         loop {
             let number = self.next_class()?;
@@ -276,6 +279,7 @@ impl<T> Ordered<T> {
 }
 
 impl<T> Class<T> {
+    #[inline]
     fn push(&mut self, entry: Entry<T>) {
         let flow = if self.flows.len() == 1 {
             0
@@ -290,6 +294,7 @@ impl<T> Class<T> {
         self.flows[flow].push_back(entry);
     }
 
+    #[inline]
     fn next_flow(&mut self) -> Option<usize> {
         if self.flows.len() == 1 {
             return Some(0);
@@ -298,6 +303,7 @@ impl<T> Class<T> {
         self.turns.pick(|flow| flows[flow].front().map_or(0, |entry| entry.weight.into()))
     }
 
+    #[inline]
     fn take(&mut self, flow: usize, newest: bool) -> Option<Entry<T>> {
         let entries = &mut self.flows[flow];
         let entry = if newest { entries.pop_back() } else { entries.pop_front() }?;

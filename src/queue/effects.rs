@@ -20,6 +20,12 @@ impl<T> Effects<T> {
         Self { waker: None, more: Vec::new(), unused: None, dropped: Vec::new() }
     }
 
+    /// Returns whether there is something to do.
+    #[inline]
+    pub(super) fn is_some(&self) -> bool {
+        self.waker.is_some() || self.unused.is_some() || !self.dropped.is_empty()
+    }
+
     pub(super) fn wake(&mut self, waker: Option<Waker>) {
         match (&self.waker, waker) {
             (None, waker) => self.waker = waker,

@@ -122,6 +122,7 @@ impl<T> Items<T> {
     }
 
     /// Returns whether an item would come out too late, at the rate at which items come out now.
+    #[inline]
     pub(super) fn is_hopeless(&self, entry: &Entry<T>, now: u64) -> bool {
         let Store::Ordered(items) = &self.store else { return false };
         if !items.order.drops_expired || entry.deadline == NEVER {
@@ -131,6 +132,7 @@ impl<T> Items<T> {
         now.saturating_add(wait) >= entry.deadline
     }
 
+    #[inline]
     pub(super) fn fits(&self, entry: &Entry<T>) -> bool {
         match &self.store {
             Store::Plain(items) => items.len() < self.capacity,
@@ -152,12 +154,17 @@ impl<T> Items<T> {
         }
     }
 
-    pub(super) fn put(&mut self, mut entry: Entry<T>) {
-        entry.seq = self.seq;
+    #[inline]
+    pub(super) fn put(&mut self, entry: Entry<T>) {
+        let seq = self.seq;
         self.seq += 1;
         match &mut self.store {
             Store::Plain(items) => items.push_back(entry.item),
-            Store::Ordered(items) => items.push(entry),
+            // Field by field: what was just written in narrow words and is copied in wide ones waits for them.
+            Store::Ordered(items) => {
+                let Entry { item, weight, priority, key, at, deadline, .. } = entry;
+                items.push(Entry { item, weight, priority, key, at, deadline, seq });
+            }
         }
     }
 
@@ -174,6 +181,7 @@ impl<T> Items<T> {
     }
 
     /// Takes the next item at `now`; what is dropped before it goes to `dropped`.
+    #[inline]
     pub(super) fn take(&mut self, now: u64, dropped: &mut Vec<(T, DropReason)>) -> Option<Taken<T>> {
         let Store::Ordered(items) = &mut self.store else { return self.take_plain() };
         let counts = &mut self.counts;

@@ -430,8 +430,19 @@ impl<T> Queue<T> {
         if self.is_timed { self.clock.nanos() } else { 0 }
     }
 
-    /// Does what must not be done under the lock.
+    /// Does what must not be done under the lock; mostly nothing.
+    #[inline]
     fn follow_up(&self, effects: Effects<T>) {
+        if effects.is_some() {
+            self.do_effects(effects);
+        } else {
+            // Empty, it has nothing to drop, and to find that out takes longer than to say it.
+            std::mem::forget(effects);
+        }
+    }
+
+    #[inline(never)]
+    fn do_effects(&self, effects: Effects<T>) {
         let Effects { waker, more, unused, dropped } = effects;
         if let Some(waker) = waker {
             waker.wake();

@@ -89,6 +89,7 @@ impl<T> State<T> {
     }
 
     /// Puts an item in, makes room for it, or says why not; `waits` if its pusher would wait.
+    #[inline]
     pub(super) fn push(
         &mut self,
         entry: Entry<T>,
@@ -134,6 +135,7 @@ impl<T> State<T> {
         Pushed::Refused(entry, Reason::QueueFull)
     }
 
+    #[inline]
     fn let_in(&mut self, entry: Entry<T>, effects: &mut Effects<T>) -> Pushed<T> {
         self.items.put(entry);
         self.grant(effects);
@@ -157,6 +159,7 @@ impl<T> State<T> {
     }
 
     /// Says why an item has no chance, whether there is room or not.
+    #[inline]
     fn refuses(&mut self, entry: &Entry<T>, now: u64) -> Option<Reason> {
         if self.is_closed {
             return Some(Reason::Closed);
@@ -173,6 +176,7 @@ impl<T> State<T> {
     }
 
     /// Returns whether somebody waits whom this item must not pass: also a light one not a heavy one.
+    #[inline]
     fn bars(&self, entry: &Entry<T>) -> bool {
         let own = self.items.class_of(entry.priority);
         let mut next = self.pushers.first();
@@ -218,6 +222,7 @@ impl<T> State<T> {
     }
 
     /// Takes the next item.
+    #[inline]
     pub(super) fn pop(&mut self, now: u64, effects: &mut Effects<T>) -> Option<Taken<T>> {
         while self.items.len() > 0 {
             let taken = self.items.take(now, &mut effects.dropped);
@@ -235,6 +240,7 @@ impl<T> State<T> {
     }
 
     /// Moves in those who wait for room and have it now, and wakes those who wait for what is inside.
+    #[inline]
     pub(super) fn settle(&mut self, now: u64, effects: &mut Effects<T>) {
         let mut next = self.pushers.first();
         while let Some((key, entry)) = next.and_then(|key| Some((key, self.entry_at(key)?))) {
@@ -262,6 +268,7 @@ impl<T> State<T> {
     }
 
     /// Wakes one popper for each item for which none was woken yet.
+    #[inline]
     fn grant(&mut self, effects: &mut Effects<T>) {
         while self.items.len() > self.granted && self.poppers.queued() > 0 {
             let waker = self.grant_one();

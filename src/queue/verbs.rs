@@ -68,6 +68,7 @@ impl<T> Queue<T> {
     /// # Errors
     ///
     /// As [`push_for`](Self::push_for).
+    #[inline]
     pub fn push_blocking(&self, item: T) -> Result<(), PushError<T>> {
         self.push_blocking_for(item, Call::new())
     }
@@ -77,11 +78,16 @@ impl<T> Queue<T> {
     /// # Errors
     ///
     /// As [`push_for`](Self::push_for).
-    pub fn push_blocking_for(&self, mut item: T, call: Call) -> Result<(), PushError<T>> {
+    #[inline]
+    pub fn push_blocking_for(&self, item: T, call: Call) -> Result<(), PushError<T>> {
         match self.push_fast(item) {
-            Ok(()) => return Ok(()),
-            Err(back) => item = back,
+            Ok(()) => Ok(()),
+            Err(item) => self.push_patiently(item, call),
         }
+    }
+
+    #[inline(never)]
+    fn push_patiently(&self, mut item: T, call: Call) -> Result<(), PushError<T>> {
         // Where priorities are counted to tell which to admit, it is counted once; and who has a deadline may have little time.
         if !self.by_priority && call.deadline == NEVER {
             let mut entry = Some(self.entry(item, call));
@@ -147,7 +153,16 @@ impl<T> Queue<T> {
     /// # Errors
     ///
     /// As [`pop`](Self::pop).
+    #[inline]
     pub fn pop_blocking(&self) -> Result<T, PopError> {
+        match self.pop_fast() {
+            Some(Ok(item)) => Ok(item),
+            _ => self.pop_patiently(),
+        }
+    }
+
+    #[inline(never)]
+    fn pop_patiently(&self) -> Result<T, PopError> {
         self.pop_soon().unwrap_or_else(|| block_on(self.pop()))
     }
 
@@ -168,6 +183,7 @@ impl<T> Queue<T> {
         })
     }
 
+    #[inline]
     pub(super) fn entry(&self, item: T, call: Call) -> Entry<T> {
         let key = self.key_of.as_ref().map_or(0, |key_of| key_of(&item));
         let weight = if self.by_cost { call.cost } else { 1 };
@@ -210,6 +226,7 @@ impl<T> Queue<T> {
         }
     }
 
+    #[inline]
     pub(super) fn push_entry(&self, mut entry: Entry<T>, waits: bool) -> Pushed<T> {
         let (now, mut effects) = (self.now(), Effects::none());
         entry.at = now;
@@ -223,6 +240,8 @@ impl<T> Queue<T> {
         }
         if let Pushed::In = pushed {
             self.hook.emit(Event::Admitted);
+            // Said anew: the other answers are large, and would be copied with it.
+            return Pushed::In;
         }
         pushed
     }
