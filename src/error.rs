@@ -234,6 +234,8 @@ pub enum Reason {
     Closed,
     /// A load asks for what it is loading itself, and would wait for ever.
     Recursive,
+    /// A pool has no connection that is idle.
+    NoneIdle,
 }
 
 impl fmt::Display for Reason {
@@ -248,6 +250,7 @@ impl fmt::Display for Reason {
             Reason::DeadlineExceeded => "deadline exceeded",
             Reason::Closed => "closed",
             Reason::Recursive => "recursive",
+            Reason::NoneIdle => "none idle",
         })
     }
 }

@@ -123,10 +123,12 @@ pub enum DropReason {
     Expired,
     /// The queue was overloaded, and the item had waited too long.
     Overloaded,
+    /// Who waited for what comes of it has left.
+    Abandoned,
 }
 
 impl DropReason {
-    pub(crate) const COUNT: usize = 6;
+    pub(crate) const COUNT: usize = 7;
 }
 
 impl fmt::Display for DropReason {
@@ -138,6 +140,7 @@ impl fmt::Display for DropReason {
             DropReason::Superseded => "superseded",
             DropReason::Expired => "expired",
             DropReason::Overloaded => "overloaded",
+            DropReason::Abandoned => "abandoned",
         })
     }
 }

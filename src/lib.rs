@@ -22,6 +22,7 @@ mod clock;
 mod histogram;
 mod window;
 
+mod bell;
 mod call;
 mod discipline;
 mod judge;
@@ -40,10 +41,13 @@ mod bulkhead;
 pub mod cache;
 mod concurrency;
 mod limit;
+pub mod pool;
 mod queue;
 pub mod shard;
 mod shed;
 mod throttle;
+
+mod workers;
 
 pub mod headers;
 
@@ -91,10 +95,12 @@ pub use limit::{
     AdaptiveRate, AllOf, BucketAt, Carry, FixedWindow, PriorityBucket, Quota, Reservation, SlidingCounter,
     SlidingLog, TokenBucket, TokenBuckets,
 };
+pub use pool::{Checkout, Manager, Pool, PoolBuilder};
 pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
 pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
+pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, WorkersStats};
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};

@@ -64,6 +64,19 @@ impl<S> WaitList<S> {
     pub(crate) const fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Picks the first waiter of those that are `meant`, for it to be woken and look at more than its turn; returns its
+    /// slot, and its waker unless it is about to look anyway.
+    pub(crate) fn nudge(&mut self, meant: impl Fn(&S) -> bool) -> Option<(&mut S, Option<Waker>)> {
+        let is_meant =
+            |key: usize| self.waiters.get(key).and_then(|waiter| waiter.slot.as_ref()).is_some_and(&meant);
+        let mut key = self.waiters.first()?;
+        while !is_meant(key) {
+            key = self.waiters.after(key)?;
+        }
+        let waiter = self.waiters.get_mut(key)?;
+        Some((waiter.slot.as_mut()?, waiter.waker.take()))
+    }
 }
 
 /// What callers line up for.
@@ -216,6 +229,11 @@ pin_project! {
 impl<'a, L: Line> Wait<'a, L> {
     pub(crate) fn new(line: &'a L, clock: &'a Clock, deadline: u64, slot: L::Slot) -> Self {
         Self { line, clock, deadline, slot: Some(slot), key: None, sleep: None }
+    }
+
+    /// Returns the slot of this waiter while it stands in the line, which is `list`.
+    pub(crate) fn slot<'l>(&self, list: &'l mut WaitList<L::Slot>) -> Option<&'l mut L::Slot> {
+        list.waiters.get_mut(self.key?)?.slot.as_mut()
     }
 }
 

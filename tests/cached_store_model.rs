@@ -303,7 +303,7 @@ fn polls_to_the_end<F: Future>(future: F) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..Default::default() })]
 
     /// A read answers what was accepted last, or what was on its way while it ran; the cache ends as the store does.
     #[test]

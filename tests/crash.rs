@@ -1,4 +1,8 @@
-//! The journal on a real disk, in a process that is killed at a random moment, again and again.
+//! The journal on a real disk, in a process that is killed at a random moment, again and again; with `--features sqlite` also
+//! what is written behind into a database.
+//!
+//! A kill takes nothing that the operating system has, so here all durabilities promise the same. What a crash of the
+//! machine takes is in `journal.rs`.
 //!
 //! The test runs its own binary once more as the process that writes. What was accepted there comes back through a
 //! pipe, and is looked for after the kill.
@@ -52,25 +56,51 @@ fn read_value(value: &[u8]) -> Option<(u64, u64)> {
     (value == self::value(round, count, rest.len() as u64)).then_some((round, count))
 }
 
+fn say(line: String) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+/// What the process that is killed is told: where, how and in which round.
+fn told() -> Option<(PathBuf, Durability, u64)> {
+    let path = std::env::var_os(PATH)?;
+    let mode = std::env::var(MODE).unwrap();
+    let (_, durability) = MODES.into_iter().find(|(name, _)| *name == mode).unwrap();
+    Some((path.into(), durability, std::env::var(ROUND).unwrap().parse().unwrap()))
+}
+
+/// Runs one of the tests here as a process, kills it at a random moment, and returns what it has said.
+fn kill(test: &str, path: &Path, mode: &str, round: u64) -> Vec<String> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .envs([(MODE, mode), (ROUND, &round.to_string())])
+        .env(PATH, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = lines.by_ref().map(Result::unwrap).any(|line| line == "@ready");
+    assert!(ready, "the process ended early");
+    let heard = std::thread::spawn(move || lines.map(Result::unwrap).collect::<Vec<_>>());
+    // Any moment will do, also none at all.
+    std::thread::sleep(Duration::from_micros(toss(&mut (round ^ 77)) % 40_000));
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().code(), None, "it did not end by the kill");
+    heard.join().unwrap()
+}
+
 /// Not a test by itself: what the killed process runs. Writes until it is killed, and says what was accepted.
 #[test]
 fn the_process_that_is_killed() {
-    let Some(path) = std::env::var_os(PATH) else { return };
-    let mode = std::env::var(MODE).unwrap();
-    let round: u64 = std::env::var(ROUND).unwrap().parse().unwrap();
-    let (_, durability) = MODES.into_iter().find(|(name, _)| *name == mode).unwrap();
-    let (journal, recovery) = open(Path::new(&path), durability);
-    let say = |line: String| {
-        let mut out = std::io::stdout().lock();
-        out.write_all(line.as_bytes()).unwrap();
-        out.flush().unwrap();
-    };
+    let Some((path, durability, round)) = told() else { return };
+    let (journal, recovery) = open(&path, durability);
     // What earlier rounds have left goes bit by bit, so that some of it has to be carried along.
     let left = Mutex::new(recovery.records.into_iter().map(|record| record.sequence).collect::<Vec<_>>());
     say("\n@ready\n".into());
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let (journal, left, say) = (&journal, &left, &say);
+            let (journal, left) = (&journal, &left);
             scope.spawn(move || {
                 let seed = &mut (round * WRITERS + writer);
                 let mut mine = Vec::new();
@@ -165,24 +195,10 @@ fn what_was_accepted_is_found_after_a_kill() {
         let path = folder.0.join(mode);
         let mut promised = Promised::default();
         for round in 0..ROUNDS / 3 {
-            let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "the_process_that_is_killed", "--nocapture"])
-                .envs([(MODE, mode), (ROUND, &round.to_string())])
-                .env(PATH, &path)
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-            let ready = lines.by_ref().map(Result::unwrap).any(|line| line == "@ready");
-            assert!(ready, "the process ended early");
-            let heard = std::thread::spawn(move || lines.map(Result::unwrap).collect::<Vec<_>>());
-            // Any moment will do, also none at all.
-            std::thread::sleep(Duration::from_micros(toss(&mut (round ^ 77)) % 40_000));
-            child.kill().unwrap();
-            assert_eq!(child.wait().unwrap().code(), None, "it did not end by the kill");
+            let heard = kill("the_process_that_is_killed", &path, mode, round);
             promised.counts.clear();
             let before = promised.accepted.len();
-            heard.join().unwrap().iter().for_each(|line| promised.hear(line, round));
+            heard.iter().for_each(|line| promised.hear(line, round));
             accepted += promised.accepted.len() - before;
 
             let (journal, recovery) = open(&path, durability);
@@ -202,4 +218,193 @@ fn what_was_accepted_is_found_after_a_kill() {
     }
     println!("{ROUNDS} kills: {accepted} writes accepted, {found} records found, {torn} ends torn");
     assert!(accepted > ROUNDS as usize * 10, "only {accepted} writes were accepted");
+}
+
+/// Writes that go through a write-behind with a journal into SQLite, in a process that is killed.
+#[cfg(feature = "sqlite")]
+mod database {
+    use floodwall::WriteBehind;
+    use floodwall::store::{BlockingStore, InPlace, Plain, Sqlite, Store};
+    use rusqlite::Connection;
+
+    use super::*;
+
+    /// Keys of each writer, and one that all of them write.
+    const OWN: u64 = 4;
+    const SHARED: u64 = 1_000;
+    /// No value, but a write that takes one away. Values of a writer rise, over all rounds.
+    const REMOVED: u64 = 1 << 63;
+
+    type Behind = WriteBehind<u64, u64, InPlace<Sqlite<u64, u64>>>;
+
+    /// A database that remembers in which order its rows were written.
+    fn connect(path: &Path) -> Connection {
+        let connection = Connection::open(path.join("rows.db")).unwrap();
+        connection.busy_timeout(Duration::from_secs(5)).unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+                CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
+                CREATE TABLE IF NOT EXISTS history (at INTEGER PRIMARY KEY, key BLOB, value BLOB);
+                CREATE TRIGGER IF NOT EXISTS new AFTER INSERT ON rows
+                    BEGIN INSERT INTO history (key, value) VALUES (new.key, new.value); END;
+                CREATE TRIGGER IF NOT EXISTS other AFTER UPDATE ON rows
+                    BEGIN INSERT INTO history (key, value) VALUES (new.key, new.value); END;",
+            )
+            .unwrap();
+        connection
+    }
+
+    fn open(path: &Path, durability: Durability) -> Behind {
+        let (journal, recovery) = super::open(&path.join("journal"), durability);
+        let store = Sqlite::new(connect(path), "rows").unwrap();
+        WriteBehind::builder(store.in_place())
+            .journal(journal, &recovery, Plain)
+            .unwrap()
+            .batch(8)
+            .delay(Duration::from_millis(2))
+            .build()
+    }
+
+    fn row(connection: &Connection, key: u64) -> Option<u64> {
+        let row =
+            connection.query_row("SELECT value FROM rows WHERE key = ?1", (key.to_be_bytes(),), |row| {
+                row.get::<_, [u8; 8]>(0)
+            });
+        row.ok().map(u64::from_be_bytes)
+    }
+
+    /// Not a test by itself: what the killed process runs.
+    #[test]
+    fn the_process_that_is_killed() {
+        let Some((path, durability, round)) = told() else { return };
+        // Before it is opened: the kill may come while what was found is on its way to the database.
+        say("\n@ready\n".into());
+        let behind = open(&path, durability);
+        std::thread::scope(|scope| {
+            scope.spawn(|| behind.run_blocking());
+            for writer in 0..WRITERS {
+                let behind = &behind;
+                scope.spawn(move || {
+                    let seed = &mut (round * WRITERS + writer);
+                    for count in 1.. {
+                        let own = toss(seed) % 4 != 0;
+                        let key = if own { writer * OWN + toss(seed) % OWN } else { SHARED };
+                        let value = writer << 48 | round << 32 | count;
+                        if own && toss(seed) % 4 == 0 {
+                            say(format!("@began {key} {}\n", REMOVED | value));
+                            behind.remove_blocking(&key).unwrap();
+                            say(format!("@accepted {key} {}\n", REMOVED | value));
+                        } else {
+                            say(format!("@began {key} {value}\n"));
+                            behind.save_blocking(&key, &value).unwrap();
+                            say(format!("@accepted {key} {value}\n"));
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// A write that may be the last one of its key.
+    struct Candidate {
+        value: u64,
+        accepted: bool,
+        /// Those that had been accepted before it began, and those of which a kill has left unknown what they became.
+        before: Vec<u64>,
+    }
+
+    /// By key: all of its writes that may be the last one.
+    #[derive(Default)]
+    struct Writes {
+        candidates: BTreeMap<u64, Vec<Candidate>>,
+        accepted: usize,
+    }
+
+    impl Writes {
+        fn hear(&mut self, line: &str, left: &BTreeSet<u64>) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [what @ ("@began" | "@accepted"), key, value] = words[..] else { return };
+            let (key, value) = (key.parse().unwrap(), value.parse().unwrap());
+            let none = || vec![Candidate { value: REMOVED, accepted: true, before: Vec::new() }];
+            let candidates = self.candidates.entry(key).or_insert_with(none);
+            if what == "@began" {
+                let older = candidates.iter().filter(|other| other.accepted || left.contains(&other.value));
+                let before = older.map(|other| other.value).collect();
+                candidates.push(Candidate { value, accepted: false, before });
+            } else {
+                let this = candidates.iter_mut().find(|other| other.value == value).unwrap();
+                this.accepted = true;
+                let before = std::mem::take(&mut this.before);
+                candidates.retain(|other| !before.contains(&other.value));
+                self.accepted += 1;
+            }
+        }
+
+        /// All that may be the last ones, of all keys.
+        fn left(&self) -> BTreeSet<u64> {
+            self.candidates.values().flatten().map(|candidate| candidate.value).collect()
+        }
+
+        /// Says whether this may be what was written last; if so, nothing else is from now on.
+        fn settle(&mut self, key: u64, found: Option<u64>) {
+            let Some(candidates) = self.candidates.get_mut(&key) else { return assert_eq!(found, None) };
+            candidates.retain(|other| match found {
+                Some(value) => other.value == value,
+                None => other.value & REMOVED != 0,
+            });
+            assert!(!candidates.is_empty(), "key {key}: {found:x?} was not written last");
+            candidates.truncate(1);
+            candidates[0].accepted = true;
+        }
+    }
+
+    /// The writes of each writer to a key came to the database in their order, some of them again. Returns how many.
+    fn check_order(connection: &Connection) -> usize {
+        let mut history = connection.prepare("SELECT key, value FROM history ORDER BY at").unwrap();
+        let rows = history.query_map((), |row| Ok((row.get::<_, [u8; 8]>(0)?, row.get::<_, [u8; 8]>(1)?)));
+        let (mut last, mut count) = (BTreeMap::new(), 0);
+        for row in rows.unwrap() {
+            let (key, value) = row.unwrap();
+            let value = u64::from_be_bytes(value);
+            let before = last.insert((key, value >> 48), value);
+            assert!(before <= Some(value), "key {key:?}: {before:x?} before {value:x}");
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn what_was_accepted_is_in_the_database_after_a_kill() {
+        let path = std::env::temp_dir().join(format!("floodwall-crash-database-{}", std::process::id()));
+        let folder = Folder(path);
+        std::fs::create_dir_all(&folder.0).unwrap();
+        let connection = connect(&folder.0);
+        let (mut writes, mut saved) = (Writes::default(), 0);
+        for round in 0..ROUNDS {
+            let (mode, durability) = MODES[round as usize % 3];
+            let left = writes.left();
+            let heard = kill("database::the_process_that_is_killed", &folder.0, mode, round);
+            heard.iter().for_each(|line| writes.hear(line, &left));
+            // Else the next process finds what this one has left, and may be killed over it.
+            if toss(&mut (round ^ 5)) % 3 == 0 || round == ROUNDS - 1 {
+                let keys: Vec<u64> = writes.candidates.keys().copied().collect();
+                let before: Vec<Option<u64>> = keys.iter().map(|key| row(&connection, *key)).collect();
+                let behind = open(&folder.0, durability);
+                let found = behind.load_many_blocking(&keys.iter().collect::<Vec<_>>()).unwrap();
+                let found: Vec<Option<u64>> = found.into_iter().map(Result::unwrap).collect();
+                assert!(behind.close_blocking(Duration::from_secs(60)).is_empty());
+                for (key, found) in keys.iter().zip(&found) {
+                    writes.settle(*key, *found);
+                    assert_eq!(row(&connection, *key), *found, "key {key}");
+                }
+                saved += before.iter().zip(&found).filter(|(before, found)| before != found).count();
+            }
+        }
+        let (accepted, made) = (writes.accepted, check_order(&connection));
+        println!(
+            "{ROUNDS} kills: {accepted} writes accepted, {made} made, {saved} found in the journal alone"
+        );
+        assert!(accepted > ROUNDS as usize && made > 0 && saved > 0);
+    }
 }

@@ -7,6 +7,7 @@ mod disk;
 mod support;
 
 use std::io::{self, Read};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
@@ -117,6 +118,12 @@ impl Disk for Gated {
     }
 }
 
+/// Polls one that may lead: it lets others come first, once.
+fn lead<F: Future>(append: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    assert!(poll(append).is_pending());
+    poll(append)
+}
+
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -143,8 +150,10 @@ fn those_who_come_during_a_sync_share_the_next_one() {
         disk.open();
         let first = first.join().unwrap();
         // Whichever is polled first leads for all.
-        for (append, place) in appends.iter_mut().zip(1..) {
-            let Poll::Ready(accepted) = poll(append) else { panic!("the first one leads") };
+        let Poll::Ready(accepted) = lead(&mut appends[0]) else { panic!("the first one leads") };
+        assert_eq!(accepted.unwrap(), first + 1);
+        for (append, place) in appends[1..].iter_mut().zip(2..) {
+            let Poll::Ready(accepted) = poll(append) else { panic!("it was led") };
             assert_eq!(accepted.unwrap(), first + place);
         }
     });
@@ -152,6 +161,29 @@ fn those_who_come_during_a_sync_share_the_next_one() {
     assert_eq!(disk.disk.syncs() - syncs, 2);
     assert_eq!(journal.stats().groups, 2);
     assert_eq!(journal.stats().live_records, 65);
+}
+
+#[test]
+fn tasks_of_one_thread_share_a_sync_though_who_leads_blocks_it() {
+    let disk = FaultyDisk::default();
+    let (journal, _) = Journal::builder().open_on(disk.clone()).unwrap();
+    let (journal, syncs) = (Arc::new(journal), disk.syncs());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let write = |task: u8| {
+            let journal = journal.clone();
+            tokio::spawn(async move {
+                for _ in 0..10 {
+                    journal.append(Kind::Put, &[task], b"v").await.unwrap();
+                }
+            })
+        };
+        for task in (0..64).map(write).collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+    });
+    assert_eq!((journal.stats().live_records, journal.stats().groups), (640, 10));
+    assert_eq!(disk.syncs() - syncs, 10);
 }
 
 #[test]
@@ -176,7 +208,7 @@ fn a_waiter_that_is_dropped_or_not_polled_holds_nobody_up() {
         leader.join().unwrap();
         assert_eq!(counts(), [0, 1, 1, 1]);
         appends[1] = None;
-        let Poll::Ready(accepted) = poll(appends[3].as_mut().unwrap()) else { panic!("it leads") };
+        let Poll::Ready(accepted) = lead(appends[3].as_mut().unwrap()) else { panic!("it leads") };
         accepted.unwrap();
         let Poll::Ready(accepted) = poll(appends[2].as_mut().unwrap()) else { panic!("it was led") };
         accepted.unwrap();

@@ -1,4 +1,5 @@
-//! Stores: in memory, on other threads, in SQLite. Run it with `--features sqlite,serde`.
+//! Stores: in memory, on other threads, in SQLite, in PostgreSQL. Run it with `--features sqlite,postgres,serde`; for PostgreSQL,
+//! `FLOODWALL_POSTGRES` names a server (`host=localhost user=me`), and `FLOODWALL_POSTGRES_RESTART` a script that restarts it.
 #![cfg(not(floodwall_loom))]
 
 use std::convert::Infallible;
@@ -294,5 +295,224 @@ mod sqlite {
         let value = vec![Some(0.5), None];
         store.save(&"k".to_string(), &value).unwrap();
         assert_eq!(store.load(&"k".to_string()).unwrap(), Some(value));
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
+    use floodwall::store::{CachedStore, Codec, CodecError, Plain, Postgres, PostgresError};
+    use floodwall::{Cache, Constant, Policy, Retry, WriteBehind};
+    use tokio_postgres::{Client, NoTls};
+
+    use super::*;
+
+    /// One test at a time: some of them stop the server.
+    static SERVER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+    /// Where the server is, or that it is skipped.
+    fn server() -> Option<String> {
+        let server = std::env::var("FLOODWALL_POSTGRES").ok();
+        if server.is_none() {
+            println!("skipped: FLOODWALL_POSTGRES names no server");
+        }
+        server
+    }
+
+    async fn connect(server: &str) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::connect(server, NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// A table of the test's own, and how often a connection was made for it.
+    async fn table<K, V>(server: &str, name: &str) -> (Postgres<K, V>, Arc<AtomicUsize>) {
+        let drop = format!(r#"DROP TABLE IF EXISTS "{name}""#);
+        connect(server).await.unwrap().batch_execute(&drop).await.unwrap();
+        open(server, name).await
+    }
+
+    async fn open<K, V>(server: &str, name: &str) -> (Postgres<K, V>, Arc<AtomicUsize>) {
+        let (connections, server) = (Arc::new(AtomicUsize::new(0)), server.to_string());
+        let count = connections.clone();
+        let connect = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            let server = server.clone();
+            async move { connect(&server).await }
+        };
+        (Postgres::open(name, connect).await.unwrap(), connections)
+    }
+
+    #[tokio::test]
+    async fn it_behaves() {
+        let Some(server) = server() else { return };
+        let _turn = SERVER.lock().await;
+        let (store, _) = table::<u64, String>(&server, "sel ect").await;
+        behaves(&store).await;
+        let (again, connections) = open::<u64, String>(&server, "sel ect").await;
+        assert_eq!(again.load(&u64::MAX).await.unwrap(), Some("a".to_string()));
+        let many: Vec<(u64, String)> = (0..10_000).map(|key| (key, format!("value {key}"))).collect();
+        let writes: Vec<_> = many.iter().map(|(key, value)| Write::save(key, value)).collect();
+        assert!(again.write_many(&writes).await.unwrap().iter().all(Result::is_ok));
+        let keys: Vec<&u64> = many.iter().map(|(key, _)| key).rev().collect();
+        let loaded = again.load_many(&keys).await.unwrap();
+        let expected = many.iter().rev().map(|(_, value)| Some(value.clone()));
+        assert!(loaded.into_iter().map(Result::unwrap).eq(expected));
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn writes_that_the_table_refuses_or_that_have_no_bytes_leave_the_others_of_their_batch() {
+        struct NoThirteen;
+        impl Codec<u64> for NoThirteen {
+            fn encode(&self, value: &u64, into: &mut Vec<u8>) -> Result<(), CodecError> {
+                if *value == 13 { Err("no bytes for 13".into()) } else { Plain.encode(value, into) }
+            }
+            fn decode(&self, bytes: &[u8]) -> Result<u64, CodecError> {
+                Plain.decode(bytes)
+            }
+        }
+        impl Codec<String> for NoThirteen {
+            fn encode(&self, value: &String, into: &mut Vec<u8>) -> Result<(), CodecError> {
+                Plain.encode(value, into)
+            }
+            fn decode(&self, _: &[u8]) -> Result<String, CodecError> {
+                Err("not today".into())
+            }
+        }
+        let Some(server) = server() else { return };
+        let _turn = SERVER.lock().await;
+        let (store, _) = table::<u64, String>(&server, "picky").await;
+        let check = "ALTER TABLE picky ADD CHECK (length(value) < 4)";
+        connect(&server).await.unwrap().batch_execute(check).await.unwrap();
+        let store = store.codec(NoThirteen);
+        let value =
+            |key: u64| if [2, 20, 21, 39].contains(&key) { "much too long" } else { "abc" }.to_string();
+        let values: Vec<_> = (0..40).map(|key| (key, value(key))).collect();
+        let writes: Vec<_> = values.iter().map(|(key, value)| Write::save(key, value)).collect();
+        let results = store.write_many(&writes).await.unwrap();
+        for (key, result) in (0..40).zip(&results) {
+            let is_refused = [2, 13, 20, 21, 39].contains(&key);
+            assert_eq!(result.is_err(), is_refused, "{key}: {result:?}");
+            assert!(result.as_ref().err().is_none_or(PostgresError::is_permanent));
+        }
+        let (plain, _) = open::<u64, String>(&server, "picky").await;
+        assert_eq!(plain.load(&38).await.unwrap(), Some("abc".to_string()));
+        assert_eq!(plain.load(&39).await.unwrap(), None);
+        assert_eq!(store.load(&38).await.unwrap_err().to_string(), "not today");
+        let loaded = store.load_many(&[&13, &38, &39]).await.unwrap();
+        assert!(loaded[0].is_err() && loaded[1].is_err() && matches!(loaded[2], Ok(None)));
+
+        connect(&server)
+            .await
+            .unwrap()
+            .batch_execute("CREATE TABLE IF NOT EXISTS other (id int)")
+            .await
+            .unwrap();
+        let server = server.clone();
+        let connect = move || {
+            let server = server.clone();
+            async move { connect(&server).await }
+        };
+        assert!(Postgres::<u64, u64>::open("other", connect).await.is_err(), "a table of another form");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_connection_that_is_lost_costs_what_was_in_it_and_is_made_once_again_for_all() {
+        let Some(server) = server() else { return };
+        let _turn = SERVER.lock().await;
+        let (store, connections) = table::<u64, u64>(&server, "lost").await;
+        let store = Arc::new(store);
+        store.save(&1, &1).await.unwrap();
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE pid <> pg_backend_pid() AND usename = current_user AND backend_type = 'client backend'";
+        for round in 1..=3 {
+            let _ = connect(&server).await.unwrap().batch_execute(end).await;
+            // It says so once at most for each who asks meanwhile.
+            let mut tasks = tokio::task::JoinSet::new();
+            for key in 0..50 {
+                let store = store.clone();
+                tasks.spawn(async move {
+                    let policy = Retry::new(Constant::new(Duration::from_millis(5)).attempts(20));
+                    policy.call(|| store.save(&key, &round)).await
+                });
+            }
+            while let Some(saved) = tasks.join_next().await {
+                saved.unwrap().unwrap();
+            }
+            assert_eq!(store.load(&49).await.unwrap(), Some(round));
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 4);
+    }
+
+    /// With a cache and a write-behind in front, that a server goes away is not seen at all.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_that_restarts_loses_nothing_that_was_acknowledged() {
+        let Some(server) = server() else { return };
+        let Ok(restart) = std::env::var("FLOODWALL_POSTGRES_RESTART") else {
+            println!("skipped: FLOODWALL_POSTGRES_RESTART names no script");
+            return;
+        };
+        let _turn = SERVER.lock().await;
+        let (through, _) = table::<u64, u64>(&server, "through").await;
+        let through = Arc::new(CachedStore::write_through(Cache::new(1_000), through));
+        let (behind, _) = table::<u64, u64>(&server, "behind").await;
+        let behind = WriteBehind::builder(behind)
+            .delay(Duration::from_millis(10))
+            .backoff(Constant::new(Duration::from_millis(20)).attempts(1_000))
+            .build();
+        tokio::spawn(behind.run());
+        let counts = CachedStore::write_through(Cache::new(1_000), behind.clone());
+
+        let is_back = Arc::new(AtomicBool::new(false));
+        let (failures, after) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = tokio::task::JoinSet::new();
+        for key in 0..8 {
+            let (through, counts, is_back) = (through.clone(), counts.clone(), is_back.clone());
+            let (failures, after) = (failures.clone(), after.clone());
+            tasks.spawn(async move {
+                let (mut acknowledged, mut value, mut more) = (0, 0, 20);
+                while more > 0 {
+                    value += 1;
+                    counts.save(&key, &value).await.unwrap();
+                    assert_eq!(counts.load(&key).await.unwrap(), Some(value));
+                    match through.save(&key, &value).await {
+                        Ok(()) => {
+                            acknowledged = value;
+                            assert_eq!(through.load(&key).await.unwrap(), Some(value));
+                            if is_back.load(Ordering::Relaxed) {
+                                after.fetch_add(1, Ordering::Relaxed);
+                                more -= 1;
+                            }
+                        }
+                        Err(_) => {
+                            failures.fetch_add(1, Ordering::Relaxed);
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    }
+                }
+                (key, acknowledged, value)
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let restart = || std::process::Command::new("sh").arg(restart).status();
+        assert!(tokio::task::spawn_blocking(restart).await.unwrap().unwrap().success());
+        is_back.store(true, Ordering::Relaxed);
+        let mut ended = Vec::new();
+        while let Some(task) = tasks.join_next().await {
+            ended.push(task.unwrap());
+        }
+        assert!(failures.load(Ordering::Relaxed) > 0, "the restart was seen");
+        assert_eq!(after.load(Ordering::Relaxed), 160);
+        assert!(behind.close(Duration::from_secs(20)).await.is_empty());
+        let (through, _) = open::<u64, u64>(&server, "through").await;
+        let (behind, _) = open::<u64, u64>(&server, "behind").await;
+        for (key, acknowledged, last) in ended {
+            let stored = through.load(&key).await.unwrap().unwrap();
+            assert!((acknowledged..=last).contains(&stored), "{stored} of {acknowledged}..={last}");
+            assert_eq!(behind.load(&key).await.unwrap(), Some(last));
+        }
     }
 }

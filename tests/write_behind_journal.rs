@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use floodwall::store::journal::Journal;
-use floodwall::store::{Plain, Store, WriteBehindError};
-use floodwall::{Clock, Exponential, WriteBehind};
+use floodwall::store::journal::{Journal, JournalError};
+use floodwall::store::{MemoryStore, Plain, Store, WhenFull, Write, WriteBehindError};
+use floodwall::{Clock, Exponential, Reason, WriteBehind};
 use proptest::prelude::*;
 use support::disk::{FaultyDisk, Unsynced};
 use support::faulty::{Faulty, Mood};
@@ -77,6 +77,84 @@ fn a_full_disk_is_an_error_to_the_writer_and_loses_nothing_that_was_taken() {
     behind.save_blocking(&1, &3).unwrap();
     behind.flush_blocking();
     assert_eq!((store.row(1), behind.backlog().bytes), (Some(3), 0));
+}
+
+#[test]
+fn writes_that_come_together_share_one_sync() {
+    let (store, clock, disk) = (Faulty::new(), Clock::manual(), FaultyDisk::default());
+    let behind = open(&store, &clock, &disk);
+    let rows: Vec<(u64, u64)> = (0..40).map(|key| (key % 30, key)).collect();
+    let writes: Vec<Write<'_, u64, u64>> = rows.iter().map(|(key, value)| Write::save(key, value)).collect();
+    let syncs = disk.syncs();
+    let results = behind.write_many_blocking(&writes).unwrap();
+    assert_eq!((results.len(), results.iter().filter(|result| result.is_ok()).count()), (40, 40));
+    // Segments of two kilobytes make it two.
+    assert!(disk.syncs() - syncs <= 2, "{}", disk.syncs() - syncs);
+    assert_eq!(behind.backlog().keys, 30);
+    drop(behind);
+
+    let disk = disk.after_crash(Unsynced::Lost);
+    let behind = open(&store, &clock, &disk);
+    // The later one of a key counts.
+    assert_eq!((behind.load_blocking(&3).unwrap(), behind.load_blocking(&20).unwrap()), (Some(33), Some(20)));
+    assert!(behind.close_blocking(Duration::from_secs(9)).is_empty());
+    assert_eq!((store.writes(), behind.backlog().bytes), (30, 0));
+}
+
+#[test]
+fn a_write_that_cannot_be_kept_holds_up_none_of_those_that_come_with_it() {
+    let database = Arc::new(MemoryStore::<u64, Vec<u8>>::new());
+    let (journal, recovery) = Journal::builder().record_limit(100).open_on(FaultyDisk::default()).unwrap();
+    let journal = Arc::new(journal);
+    let behind = WriteBehind::builder(database.clone());
+    let behind = behind.journal(journal.clone(), &recovery, Plain).unwrap().build();
+    let (short, long) = (vec![1; 50], vec![2; 500]);
+    let writes =
+        [Write::save(&1, &short), Write::save(&2, &long), Write::save(&3, &short), Write::remove(&4)];
+    let results = behind.write_many_blocking(&writes).unwrap();
+    assert_eq!([0, 2, 3].map(|at: usize| results[at].is_ok()), [true; 3]);
+    assert!(
+        matches!(
+            results[1],
+            Err(WriteBehindError::Journal(JournalError::TooLarge { bytes: 508, limit: 100 }))
+        ),
+        "{results:?}"
+    );
+    assert_eq!((behind.load_blocking(&2).unwrap(), behind.load_blocking(&3).unwrap()), (None, Some(short)));
+    assert_eq!((behind.backlog().keys, journal.stats().live_records), (3, 3));
+    behind.flush_blocking();
+    assert_eq!((behind.backlog().bytes, database.len()), (0, 2));
+}
+
+#[test]
+fn more_writes_than_there_is_room_for_are_taken_in_turns_or_refused() {
+    let build = |when_full| {
+        let (journal, recovery) = Journal::builder().open_on(FaultyDisk::default()).unwrap();
+        let behind = WriteBehind::builder(Faulty::new()).journal(journal, &recovery, Plain).unwrap();
+        behind.weigher(|_, _| 1).max_bytes(4).when_full(when_full).build()
+    };
+    let rows: Vec<(u64, u64)> = (0..10).map(|key| (key, key)).collect();
+    let writes: Vec<Write<'_, u64, u64>> = rows.iter().map(|(key, value)| Write::save(key, value)).collect();
+
+    let behind = build(WhenFull::Wait);
+    assert!(behind.write_many_blocking(&writes).unwrap().iter().all(Result::is_ok));
+    // Who waits for room makes it: four, four, and two that wait.
+    assert_eq!((behind.store().writes(), behind.backlog().bytes), (8, 2));
+
+    let behind = build(WhenFull::Reject);
+    let refused = behind.write_many_blocking(&writes).unwrap_err();
+    assert!(matches!(refused, WriteBehindError::Rejected(_)), "{refused:?}");
+    assert_eq!((behind.backlog().keys, behind.backlog().bytes), (4, 4));
+
+    let behind = build(WhenFull::WriteThrough);
+    assert!(behind.write_many_blocking(&writes).unwrap().iter().all(Result::is_ok));
+    // Four fit, four go through with those, and the last two fit again.
+    assert_eq!((behind.store().writes(), behind.backlog().bytes), (8, 2));
+
+    behind.close_blocking(Duration::ZERO);
+    let closed = behind.write_many_blocking(&writes).unwrap_err();
+    assert!(matches!(closed, WriteBehindError::Rejected(rejected) if rejected.reason() == Reason::Closed));
+    assert_eq!(behind.backlog().bytes, 0);
 }
 
 /// Threads write the same few keys; whatever moment the disk is looked at, nothing older than what was acknowledged then

@@ -335,6 +335,11 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         self.inner.entries.memory_usage()
     }
 
+    /// The clock that it was built with.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
     /// Returns how much it may hold.
     pub fn capacity(&self) -> u64 {
         self.inner.entries.capacity()

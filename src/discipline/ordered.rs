@@ -34,12 +34,14 @@ pub(crate) struct Order {
     /// Target and interval, in nanoseconds.
     pub(crate) codel: Option<(u64, u64)>,
     pub(crate) is_adaptive: bool,
+    /// The times of all entries are measured.
+    pub(crate) is_timed: bool,
 }
 
 impl Order {
     /// Returns whether it must be told the time at each step.
     pub(crate) const fn needs_time(&self) -> bool {
-        self.drops_expired || self.codel.is_some()
+        self.is_timed || self.drops_expired || self.codel.is_some()
     }
 
     /// Returns whether some classes have places of their own.
@@ -190,6 +192,23 @@ impl<T> Ordered<T> {
         let number = self.classes.iter().position(|class| class.len > 0)?;
         let flow = self.classes[number].next_flow()?;
         self.remove(number, flow)
+    }
+
+    /// Takes out all entries of which `is_gone` says so. Takes as long as a look at each.
+    pub(crate) fn extract(&mut self, is_gone: impl Fn(&T) -> bool, mut gone: impl FnMut(Entry<T>)) {
+        for number in 0..self.classes.len() {
+            for flow in 0..self.classes[number].flows.len() {
+                let entries = std::mem::take(&mut self.classes[number].flows[flow]);
+                let (out, kept): (VecDeque<_>, _) =
+                    entries.into_iter().partition(|entry| is_gone(&entry.item));
+                self.classes[number].flows[flow] = kept;
+                for entry in out {
+                    self.classes[number].left(flow);
+                    self.left(number, &entry);
+                    gone(entry);
+                }
+            }
+        }
     }
 
     /// Takes out the oldest entry, where flows are told apart the oldest of the longest flow; `None` if all the places

@@ -213,6 +213,13 @@ impl<T> Items<T> {
         Some((item, why))
     }
 
+    /// Takes out all items of which `is_gone` says so, if they are not in a plain order.
+    pub(super) fn extract(&mut self, is_gone: impl Fn(&T) -> bool, mut gone: impl FnMut(T)) {
+        if let Store::Ordered(items) = &mut self.store {
+            items.extract(is_gone, |entry| gone(entry.item));
+        }
+    }
+
     /// Takes out all that is inside.
     pub(super) fn drain_all(&mut self) -> Vec<T> {
         self.probe = (NEVER, NEVER);

@@ -17,6 +17,7 @@ mod push;
 mod state;
 mod stats;
 mod verbs;
+mod wanted;
 
 use std::fmt;
 use std::time::Duration;

@@ -14,6 +14,7 @@ use std::task::Waker;
 use super::Overflow;
 use super::effects::{Effects, Look, PushLook, Pushed, Taken};
 use super::items::Items;
+use super::wanted::Wanted;
 use crate::discipline::{Entry, Threshold};
 use crate::error::Reason;
 use crate::event::DropReason;
@@ -24,6 +25,9 @@ pub(super) struct State<T> {
     pub(super) items: Items<T>,
     pub(super) threshold: Option<Box<Threshold>>,
     pub(super) is_closed: bool,
+    pub(super) wanted: Option<Wanted<T>>,
+    /// Poppers are woken newest first.
+    pub(super) wakes_newest: bool,
     /// How many poppers were woken for an item and have not come yet.
     granted: usize,
     pub(super) poppers: Slab<Popper>,
@@ -52,6 +56,8 @@ impl<T> State<T> {
             items: Items::new(capacity),
             threshold: None,
             is_closed: false,
+            wanted: None,
+            wakes_newest: false,
             granted: 0,
             poppers: Slab::new(),
             pushers: Slab::new(),
@@ -99,6 +105,9 @@ impl<T> State<T> {
         if !self.bars(&entry) && self.items.fits(&entry) {
             return self.let_in(entry, effects);
         }
+        if self.drop_unwanted(now, effects) && !self.bars(&entry) && self.items.fits(&entry) {
+            return self.let_in(entry, effects);
+        }
         match overflow {
             Overflow::Wait if waits => return Pushed::Full(entry),
             Overflow::Wait | Overflow::Reject => {}
@@ -131,6 +140,17 @@ impl<T> State<T> {
         self.items.put(entry);
         self.grant(effects);
         Pushed::In
+    }
+
+    /// Drops what nobody wants any more, and lets those in who waited for its room; returns whether there was such.
+    fn drop_unwanted(&mut self, now: u64, effects: &mut Effects<T>) -> bool {
+        let Some(is_unwanted) = self.wanted.as_ref().and_then(Wanted::unwanted) else { return false };
+        let before = effects.dropped.len();
+        self.items.extract(is_unwanted, |item| effects.dropped.push((item, DropReason::Abandoned)));
+        let count = effects.dropped.len() - before;
+        self.items.counts.dropped[DropReason::Abandoned as usize] += count as u64;
+        self.settle(now, effects);
+        count > 0
     }
 
     fn drop_item(&mut self, item: T, why: DropReason, effects: &mut Effects<T>) {
@@ -246,7 +266,8 @@ impl<T> State<T> {
     /// Wakes one popper for each item for which none was woken yet.
     fn grant(&mut self, effects: &mut Effects<T>) {
         while self.items.len() > self.granted {
-            let Some(key) = self.poppers.first() else { return };
+            let next = if self.wakes_newest { self.poppers.last() } else { self.poppers.first() };
+            let Some(key) = next else { return };
             self.poppers.unqueue(key);
             let Some(popper) = self.poppers.get_mut(key) else { return };
             popper.is_granted = true;
@@ -286,7 +307,7 @@ impl<T> State<T> {
                 return Look::Closed;
             }
             // What was there has been taken by others, or dropped: it keeps its place at the head of the line.
-            let first = self.poppers.first();
+            let first = if self.wakes_newest { None } else { self.poppers.first() };
             let popper = Popper { waker: waker.take(), is_granted: false };
             return Look::NotYet(self.poppers.push_before(first, popper));
         }

@@ -9,9 +9,11 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
+use super::bus::Bus;
+use super::in_step::InStep;
 use super::lanes::Lanes;
 use super::{Batch, Store, Write};
-use crate::cache::Cache;
+use crate::cache::{Cache, Invalidation};
 use crate::error::{Error, Rejected};
 use crate::park::block_on;
 use crate::sync::Mutex;
@@ -73,16 +75,19 @@ use crate::sync::Mutex;
 /// assert_eq!(users.cache().stats().loads, 1);
 /// # Ok::<(), floodwall::Error<std::convert::Infallible>>(())
 /// ```
-pub struct CachedStore<K, V, S> {
-    inner: Arc<Inner<K, V, S>>,
+pub struct CachedStore<K, V, S, B = ()> {
+    pub(super) inner: Arc<Inner<K, V, S, B>>,
 }
 
-struct Inner<K, V, S> {
-    cache: Cache<K, Option<V>>,
+pub(super) struct Inner<K, V, S, B> {
+    pub(super) cache: Cache<K, Option<V>>,
     store: S,
     writing: Writing,
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
     hasher: RandomState,
+    pub(super) bus: B,
+    /// With a bus only.
+    pub(super) in_step: Option<InStep<K>>,
 }
 
 /// What a write does to the cache.
@@ -132,10 +137,39 @@ where
 
     fn new(cache: Cache<K, Option<V>>, store: S, writing: Writing) -> Self {
         let (lanes, hasher) = (Lanes::new(), RandomState::new());
-        Self { inner: Arc::new(Inner { cache, store, writing, lanes, hasher }) }
+        let inner = Inner { cache, store, writing, lanes, hasher, bus: (), in_step: None };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// Waits for the end of writes whose callers were dropped.
+    /// Tells the other instances over the same store by `bus` what is written here. Default: nobody.
+    ///
+    /// Spawn [`listen`](CachedStore::listen), too, to hear what they write.
+    ///
+    /// A write returns when the bus has its message. What the bus does not take is sent again with the next write, or when
+    /// `listen` begins; [`unsent`](CachedStore::unsent) says how much there is.
+    ///
+    /// # Panics
+    ///
+    /// If it was cloned before.
+    #[track_caller]
+    pub fn bus<B: Bus<K>>(self, bus: B) -> CachedStore<K, V, S, B> {
+        let Some(inner) = Arc::into_inner(self.inner) else {
+            panic!("bus: to be set before there are clones")
+        };
+        let Inner { cache, store, writing, lanes, hasher, bus: (), in_step: _ } = inner;
+        let in_step = Some(InStep::new(cache.clock().clone()));
+        CachedStore { inner: Arc::new(Inner { cache, store, writing, lanes, hasher, bus, in_step }) }
+    }
+}
+
+impl<K, V, S, B> CachedStore<K, V, S, B>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    S: Store<K, V> + 'static,
+    B: Bus<K> + 'static,
+{
+    /// Waits for the end of writes whose callers were dropped, and sends what the [bus](Self::bus) has not taken yet.
     ///
     /// For the end of a program: nobody may come to their keys any more.
     ///
@@ -143,7 +177,9 @@ where
     ///
     /// When the store calls it from one of them.
     pub async fn flush(&self) -> Result<(), Rejected> {
-        self.inner.lanes.settle_all().await
+        self.inner.lanes.settle_all().await?;
+        self.inner.resend().await;
+        Ok(())
     }
 
     /// As [`flush`](CachedStore::flush), on a plain thread.
@@ -159,7 +195,7 @@ where
     async fn write<T, M, Fut>(&self, writes: Vec<Owned<K, V>>, make: M) -> Result<T, Rejected>
     where
         T: Send + 'static,
-        M: FnOnce(Arc<Inner<K, V, S>>, Arc<[Owned<K, V>]>) -> Fut,
+        M: FnOnce(Arc<Inner<K, V, S, B>>, Arc<[Owned<K, V>]>) -> Fut,
         Fut: Future<Output = T> + Send + 'static,
     {
         let inner = &*self.inner;
@@ -170,20 +206,21 @@ where
     }
 
     async fn write_one(&self, write: Owned<K, V>) -> Result<(), Error<S::Error>> {
-        let make = |inner: Arc<Inner<K, V, S>>, writes: Arc<[Owned<K, V>]>| async move {
+        let make = |inner: Arc<Inner<K, V, S, B>>, writes: Arc<[Owned<K, V>]>| async move {
+            let began = inner.began();
             let (key, value, _) = &writes[0];
             let result = match value {
                 Some(value) => inner.store.save(key, value).await,
                 None => inner.store.remove(key).await,
             };
-            inner.apply(&writes[0], result.is_ok());
+            inner.end(&writes, &[result.is_ok()], began).await;
             result
         };
         self.write(vec![write], make).await?.map_err(Error::Inner)
     }
 }
 
-impl<K, V, S> CachedStore<K, V, S> {
+impl<K, V, S, B> CachedStore<K, V, S, B> {
     /// Returns the cache: to look at what is there, for its statistics, and to remove what others have changed.
     pub fn cache(&self) -> &Cache<K, Option<V>> {
         &self.inner.cache
@@ -195,28 +232,55 @@ impl<K, V, S> CachedStore<K, V, S> {
     }
 }
 
-impl<K, V, S> Inner<K, V, S>
+impl<K: Hash, V, S, B> Inner<K, V, S, B> {
+    pub(super) fn lane(&self, key: &K) -> u64 {
+        self.hasher.hash_one(key)
+    }
+}
+
+impl<K, V, S, B> Inner<K, V, S, B>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
     S: Store<K, V>,
+    B: Bus<K>,
 {
-    fn lane(&self, key: &K) -> u64 {
-        self.hasher.hash_one(key)
+    /// What the others have said when a write begins.
+    fn began(&self) -> u64 {
+        self.in_step.as_ref().map_or(0, InStep::begin)
     }
 
     /// Lets the cache know how a write ended. Loads that began before it ended well are overtaken, whatever the strategy.
-    fn apply(&self, (key, value, _): &Owned<K, V>, is_written: bool) {
+    fn apply(&self, (key, value, _): &Owned<K, V>, is_written: bool, began: u64) {
+        let overtaken =
+            || self.in_step.as_ref().is_some_and(|others| others.is_overtaken(self.lane(key), began));
         let holds = match self.writing {
             Writing::Invalidating => false,
             _ if !is_written => return,
             Writing::Through => true,
             Writing::Around => self.cache.contains(key),
         };
-        if !holds {
+        // One that is too heavy is not kept: the key is then absent, and that is right as well.
+        let is_kept = holds && !overtaken() && self.cache.insert(key.clone(), value.clone()).is_ok();
+        // Whoever is heard after this look removes the key himself.
+        if !is_kept || overtaken() {
             self.cache.remove(key);
-        } else if self.cache.insert(key.clone(), value.clone()).is_err() {
-            // Too heavy to be kept: then the key is absent, and that is right as well.
+        }
+        if let (Some(others), true) = (&self.in_step, is_written) {
+            others.wrote(key, began);
+        }
+    }
+
+    /// Does all that is to be done when writes have ended; `are_written` says which of them well.
+    async fn end(&self, writes: &[Owned<K, V>], are_written: &[bool], began: u64) {
+        for (write, is_written) in writes.iter().zip(are_written) {
+            self.apply(write, *is_written, began);
+        }
+        let Some(others) = &self.in_step else { return };
+        for ((key, ..), is_written) in writes.iter().zip(are_written) {
+            if *is_written || self.writing == Writing::Invalidating {
+                self.publish(others, Invalidation::Key(key.clone())).await;
+            }
         }
     }
 
@@ -247,11 +311,12 @@ where
     }
 }
 
-impl<K, V, S> Store<K, V> for CachedStore<K, V, S>
+impl<K, V, S, B> Store<K, V> for CachedStore<K, V, S, B>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
     S: Store<K, V> + 'static,
+    B: Bus<K> + 'static,
 {
     type Error = Error<S::Error>;
 
@@ -295,16 +360,16 @@ where
 
     async fn write_many(&self, writes: &[Write<'_, K, V>]) -> Batch<(), Self::Error> {
         let owned = |write: &Write<'_, K, V>| (write.key.clone(), write.value.cloned(), write.sequence);
-        let make = |inner: Arc<Inner<K, V, S>>, writes: Arc<[Owned<K, V>]>| async move {
+        let make = |inner: Arc<Inner<K, V, S, B>>, writes: Arc<[Owned<K, V>]>| async move {
+            let began = inner.began();
             let borrowed: Vec<Write<'_, K, V>> = writes.iter().map(borrow).collect();
             let results = inner.store.write_many(&borrowed).await;
-            match &results {
-                Ok(results) => {
-                    assert!(results.len() == writes.len(), "write_many: a result for each write");
-                    writes.iter().zip(results).for_each(|(write, result)| inner.apply(write, result.is_ok()));
-                }
-                Err(_) => writes.iter().for_each(|write| inner.apply(write, false)),
-            }
+            let are_written: Vec<bool> = match &results {
+                Ok(results) => results.iter().map(Result::is_ok).collect(),
+                Err(_) => vec![false; writes.len()],
+            };
+            assert!(are_written.len() == writes.len(), "write_many: a result for each write");
+            inner.end(&writes, &are_written, began).await;
             results
         };
         let results = self.write(writes.iter().map(owned).collect(), make).await?;
@@ -315,13 +380,13 @@ where
     }
 }
 
-impl<K, V, S> Clone for CachedStore<K, V, S> {
+impl<K, V, S, B> Clone for CachedStore<K, V, S, B> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
 }
 
-impl<K: Eq, V, S> fmt::Debug for CachedStore<K, V, S> {
+impl<K: Eq, V, S, B> fmt::Debug for CachedStore<K, V, S, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedStore")
             .field("writing", &self.inner.writing)

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::bell::Bell;
 use crate::clock::{Clock, NEVER};
 use crate::error::{Error, Reason, Rejected};
 use crate::event::Hook;
@@ -29,6 +30,8 @@ pub(super) struct Lanes {
     left: Mutex<ByHash<Arc<Left>>>,
     /// Who brings one of them to its end, by its address.
     turns: Flights<u64, ()>,
+    /// Rings when something is left.
+    bell: Bell,
     clock: Clock,
     hook: Hook,
 }
@@ -46,6 +49,7 @@ impl Lanes {
             lanes: Flights::new(),
             left: Mutex::default(),
             turns: Flights::new(),
+            bell: Bell::default(),
             clock: Clock::system(),
             hook: Hook::unnamed(),
         }
@@ -84,6 +88,16 @@ impl Lanes {
             let lane = self.left.lock().keys().next().copied();
             let Some(lane) = lane else { return Ok(()) };
             self.settle(lane).await?;
+        }
+    }
+
+    /// Brings to its end what was left and what will be left, for ever.
+    pub(super) async fn settle_always(&self) -> Infallible {
+        loop {
+            let heard = self.bell.rings();
+            // The one error there is says that it is called by one of them, and it is not.
+            let _ = self.settle_all().await;
+            self.bell.wait(heard, &self.clock, NEVER).await;
         }
     }
 
@@ -156,6 +170,8 @@ impl<T: Send + 'static, U: FnOnce()> Drop for Run<'_, T, U> {
             let left = Arc::new(Left { lanes: self.held.lanes.clone(), work: Mutex::new(Some(work)) });
             let mut all = self.held.owner.left.lock();
             all.extend(left.lanes.iter().map(|lane| (*lane, Arc::clone(&left))));
+            drop(all);
+            self.held.owner.bell.ring();
         }
         // After it is left: who loads what this removes finds it.
         unclear();

@@ -4,16 +4,20 @@
 //! change together or a query selects them; that is what the database's own client is for.
 
 mod behind;
-mod bell;
 mod blocking;
+mod bus;
 mod cached;
 mod codec;
+mod in_step;
 #[cfg(feature = "journal")]
 #[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
 pub mod journal;
 mod lanes;
+mod listen;
 mod memory;
 mod offload;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -21,12 +25,15 @@ pub use behind::{
     Backlog, DeadLetter, Unwritten, WhenFull, WriteBehind, WriteBehindBuilder, WriteBehindError,
 };
 pub use blocking::{BlockingStore, InPlace};
+pub use bus::{Bus, LocalBus, LocalSubscription, Message, Silence, Subscription};
 pub use cached::CachedStore;
 #[cfg(feature = "serde")]
 pub use codec::Json;
 pub use codec::{Codec, CodecError, Plain};
 pub use memory::MemoryStore;
 pub use offload::{Job, Offload};
+#[cfg(feature = "postgres")]
+pub use postgres::{Postgres, PostgresError};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteError};
 

@@ -9,8 +9,10 @@ mod breaker;
 mod cache;
 mod flight;
 mod limit;
+mod pool;
 mod queue;
 mod shard;
+mod workers;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -32,6 +32,7 @@ pub(crate) struct Stepped {
     pub(crate) loads: AtomicUsize,
     /// The keys that are being written.
     writing: Mutex<HashSet<u64>>,
+    is_shared: bool,
     steps: usize,
 }
 
@@ -43,7 +44,8 @@ struct Writing<'a>(&'a Stepped, u64);
 
 impl<'a> Writing<'a> {
     fn new(store: &'a Stepped, key: u64) -> Self {
-        assert!(store.writing.lock().unwrap().insert(key), "key {key} is written twice at a time");
+        let is_new = store.writing.lock().unwrap().insert(key);
+        assert!(is_new || store.is_shared, "key {key} is written twice at a time");
         Self(store, key)
     }
 }
@@ -58,6 +60,11 @@ impl Stepped {
     /// Every operation yields so often before it has its effect, and as often after.
     pub(crate) fn new(steps: usize) -> Arc<Self> {
         Arc::new(Self { steps, ..Self::default() })
+    }
+
+    /// As `new`, for several writers that know nothing of each other.
+    pub(crate) fn shared(steps: usize) -> Arc<Self> {
+        Arc::new(Self { steps, is_shared: true, ..Self::default() })
     }
 
     pub(crate) fn set(&self, mood: Mood) {

@@ -221,7 +221,8 @@ where
     /// What `recovery` found there, at the opening of the journal, is taken as if it had been written now. The bytes are
     /// those of `codec`. A write returns, and is seen by readers, when it is as safe as the journal's
     /// [`Durability`](crate::store::journal::Durability) says. [`close`](WriteBehind::close) closes the journal, if
-    /// nothing is left in it.
+    /// nothing is left in it. Give it an `Arc` of which you keep a clone to see its
+    /// [statistics](Journal::stats), or to let it [sync](Journal::run) at intervals.
     ///
     /// ```
     /// # let folder = std::env::temp_dir().join(format!("floodwall-doc-{}", std::process::id()));
@@ -254,12 +255,12 @@ where
     #[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
     pub fn journal<C: Codec<K> + Codec<V> + 'static>(
         mut self,
-        journal: Journal,
+        journal: impl Into<Arc<Journal>>,
         recovery: &Recovery,
         codec: C,
     ) -> Result<Self, CodecError> {
         self.kept = decoded(recovery, &codec)?;
-        self.keep = Some(Box::new(Journaled { journal, codec }));
+        self.keep = Some(Box::new(Journaled { journal: journal.into(), codec }));
         Ok(self)
     }
 

@@ -15,6 +15,7 @@ mod epochs;
 mod error;
 mod item;
 mod keep;
+mod many;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -27,8 +28,8 @@ use std::time::Duration;
 pub use builder::{DeadLetter, WhenFull, WriteBehindBuilder};
 pub use error::WriteBehindError;
 
-use super::bell::Bell;
-use super::{Batch, Store};
+use super::{Batch, Store, Write};
+use crate::bell::Bell;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected};
@@ -408,6 +409,11 @@ where
         let loaded = self.store().load_many(&missing).await.map_err(WriteBehindError::Store)?;
         let mut loaded = loaded.into_iter().map(|result| result.map_err(WriteBehindError::Store));
         Ok(found.into_iter().filter_map(|found| found.map(Ok).or_else(|| loaded.next())).collect())
+    }
+
+    /// Takes several writes. With a [journal](WriteBehindBuilder::journal), all of them share one `fsync`.
+    async fn write_many(&self, writes: &[Write<'_, K, V>]) -> Batch<(), Self::Error> {
+        self.inner.take_many(writes).await
     }
 }
 

@@ -4,6 +4,10 @@
 //! all who wait for it. Meanwhile the next batch gathers; then its waiters are woken, and the first one to run leads. So one
 //! that is dropped, or just not polled, holds nobody up. Nobody is dropped while it leads, since to lead is to block: an
 //! async caller also blocks its thread for one write and one `fsync`.
+//!
+//! Where each group is synced, nobody leads the first time that it could: it lets the other tasks of its thread come
+//! before. They could not come while it blocks, and each would lead a group of one: 64 tasks on one thread made 64 groups
+//! of what is one now.
 
 use std::fmt;
 use std::io;
@@ -22,6 +26,8 @@ use crate::sync::Mutex;
 pub(super) struct Group {
     queue: Mutex<Queue>,
     record_limit: usize,
+    /// A group is worth waiting for.
+    gathers: bool,
 }
 
 struct Queue {
@@ -50,7 +56,7 @@ struct Waiter {
 }
 
 impl Group {
-    pub(super) fn new(log: Log, next: u64, record_limit: usize) -> Self {
+    pub(super) fn new(log: Log, next: u64, record_limit: usize, gathers: bool) -> Self {
         let queue = Queue {
             stats: log.stats(),
             log: Some(Box::new(log)),
@@ -60,7 +66,7 @@ impl Group {
             spare: None,
             waiters: Slab::new(),
         };
-        Self { queue: Mutex::new(queue), record_limit }
+        Self { queue: Mutex::new(queue), record_limit, gathers }
     }
 
     /// Adds records to the batch that gathers, one behind the other, and waits until it is written.
@@ -125,7 +131,7 @@ impl Group {
         let waiter = Waiter { waker: None, outcome: None, is_gone: false, sequences };
         let key = queue.waiters.push_back(waiter);
         queue.pending.waiters.push(key);
-        Waiting { group: self, key: Some(key) }
+        Waiting { group: self, key: Some(key), lets_others_come: self.gathers }
     }
 
     /// Notes that records are not needed any more; the next batch says so on disk.
@@ -133,6 +139,10 @@ impl Group {
         // The iterator is not ours: before the lock.
         let sequences: Vec<u64> = sequences.into_iter().collect();
         self.queue.lock().pending.acknowledged.extend(sequences);
+    }
+
+    pub(super) const fn record_limit(&self) -> usize {
+        self.record_limit
     }
 
     pub(super) fn stats(&self) -> JournalStats {
@@ -250,6 +260,8 @@ impl Queue {
 struct Waiting<'a> {
     group: &'a Group,
     key: Option<usize>,
+    /// It could not have led yet.
+    lets_others_come: bool,
 }
 
 impl Future for Waiting<'_> {
@@ -268,6 +280,11 @@ impl Future for Waiting<'_> {
                 drop(gone);
                 self.key = None;
                 return Poll::Ready(outcome);
+            }
+            if queue.log.is_some() && std::mem::take(&mut self.lets_others_come) {
+                drop(queue);
+                waker.wake();
+                return Poll::Pending;
             }
             if let Some(log) = queue.log.take() {
                 let next = queue.spare.take().unwrap_or_default();

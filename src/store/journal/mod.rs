@@ -197,8 +197,8 @@ impl Journal {
     ///
     /// # Cost
     ///
-    /// One write and one sync for all who wait at the same time. Whoever leads the group **blocks its thread** meanwhile, in
-    /// async code too.
+    /// One write and one sync for all who wait at the same time, tasks of one thread included. Whoever leads the group
+    /// **blocks its thread** meanwhile, in async code too.
     pub async fn append(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<u64, JournalError> {
         Ok(self.group.append(&[Write { kind, key, value }]).await?.start)
     }
@@ -305,6 +305,11 @@ impl Journal {
         self.durability
     }
 
+    /// Returns how many bytes the key and the value of a record may have together.
+    pub const fn record_limit(&self) -> usize {
+        self.group.record_limit()
+    }
+
     /// Returns sizes and counts, as of the last group.
     pub fn stats(&self) -> JournalStats {
         self.group.stats()
@@ -393,7 +398,7 @@ impl JournalBuilder {
         log.tidy()?;
         let records = opened.records.into_values().collect();
         let journal = Journal {
-            group: Group::new(log, opened.next, self.record_limit),
+            group: Group::new(log, opened.next, self.record_limit, self.durability == Durability::Always),
             durability: self.durability,
             clock: self.clock,
         };

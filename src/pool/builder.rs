@@ -1,0 +1,218 @@
+//! The settings of a pool: [`PoolBuilder`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Limits;
+use super::manager::Manager;
+use super::shared::{Settings, Shared, Slot};
+use super::{MUST_BE_SOME, Pool};
+use crate::backoff::{Backoff, Exponential};
+use crate::clock::Clock;
+use crate::error::{absurd, saturating_nanos};
+use crate::event::Hook;
+use crate::rng::Seeds;
+use crate::setters::setters;
+use crate::wait::WaitList;
+
+/// Builds a [`Pool`]; made by [`Pool::builder`].
+#[must_use = "call build"]
+pub struct PoolBuilder<M: Manager> {
+    manager: M,
+    limits: Limits,
+    settings: Settings,
+    list: WaitList<Slot<M::Connection>>,
+    seeds: Seeds,
+    clock: Clock,
+    hook: Hook,
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+impl<M: Manager> PoolBuilder<M> {
+    pub(super) fn new(manager: M) -> Self {
+        Self {
+            manager,
+            limits: Limits {
+                max: 10,
+                overflow: 0,
+                max_idle: usize::MAX,
+                max_connecting: 2,
+                idle_timeout: 600 * SECOND,
+                fail_fast_after: u32::MAX,
+            },
+            settings: Settings {
+                timeout: 30 * SECOND,
+                check_after: SECOND / 2,
+                check_timeout: 2 * SECOND,
+                connect_timeout: 10 * SECOND,
+                close_timeout: 5 * SECOND,
+                max_lifetime: 1_800 * SECOND,
+                backoff: Exponential::new(Duration::from_millis(10)).max(Duration::from_secs(5)).into(),
+            },
+            list: WaitList::bounded(1024),
+            seeds: Seeds::from_entropy(),
+            clock: Clock::system(),
+            hook: Hook::unnamed(),
+        }
+    }
+
+    /// Has at most so many connections. Default: 10.
+    ///
+    /// # Panics
+    ///
+    /// If `max` is 0.
+    #[track_caller]
+    pub const fn max(mut self, max: usize) -> Self {
+        if max == 0 {
+            absurd("max", 0, MUST_BE_SOME);
+        }
+        self.limits.max = max;
+        self
+    }
+
+    /// Makes up to so many more than `max` while callers wait; they are closed when nobody does. Default: 0.
+    pub const fn overflow(mut self, connections: usize) -> Self {
+        self.limits.overflow = connections;
+        self
+    }
+
+    /// Keeps at most so many that nobody uses. Default: as many as there may be.
+    pub const fn max_idle(mut self, connections: usize) -> Self {
+        self.limits.max_idle = connections;
+        self
+    }
+
+    /// Makes at most so many connections at the same time. Default: 2.
+    ///
+    /// A pool that has lost all of them comes back one or two at a time, and a burst of callers is mostly served by what
+    /// comes home while the first of them connects.
+    ///
+    /// # Panics
+    ///
+    /// If `connections` is 0.
+    #[track_caller]
+    pub const fn max_connecting(mut self, connections: usize) -> Self {
+        if connections == 0 {
+            absurd("max_connecting", 0, MUST_BE_SOME);
+        }
+        self.limits.max_connecting = connections;
+        self
+    }
+
+    /// Lets a caller wait so long for a connection, all in all: in line, while it is made, while it is checked. Default:
+    /// 30 s.
+    ///
+    /// A [`Call`](crate::Call)'s deadline ends it earlier.
+    pub const fn timeout(mut self, limit: Duration) -> Self {
+        self.settings.timeout = saturating_nanos(limit);
+        self
+    }
+
+    /// Lets at most so many callers wait; more are rejected. Default: 1,024.
+    pub fn max_waiting(mut self, callers: usize) -> Self {
+        self.list.set_limit(callers);
+        self
+    }
+
+    /// Serves the newest waiter first, and drops the oldest one for a new one when the line is full. Default: first come,
+    /// first served.
+    pub fn newest_first(mut self) -> Self {
+        self.list.serve_newest_first();
+        self
+    }
+
+    /// Checks a connection before it is given out if nobody has used it for so long; zero checks always, `Duration::MAX`
+    /// never. Default: 500 ms.
+    ///
+    /// One that fails makes all others suspect that are idle then: they are checked, too, however short a time ago they
+    /// were used.
+    pub const fn check_after(mut self, idle: Duration) -> Self {
+        self.settings.check_after = saturating_nanos(idle);
+        self
+    }
+
+    /// Gives a check so long, within the caller's time. Default: 2 s.
+    pub const fn check_timeout(mut self, limit: Duration) -> Self {
+        self.settings.check_timeout = saturating_nanos(limit);
+        self
+    }
+
+    /// Gives an attempt to connect so long. Default: 10 s.
+    pub const fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.settings.connect_timeout = saturating_nanos(limit);
+        self
+    }
+
+    /// Gives a connection so long to close, before its place is free anyway. Default: 5 s.
+    pub const fn close_timeout(mut self, limit: Duration) -> Self {
+        self.settings.close_timeout = saturating_nanos(limit);
+        self
+    }
+
+    /// Uses a connection for at most so long, less up to a tenth, drawn for each, so that those that were made together
+    /// do not end together. Default: 30 minutes.
+    ///
+    /// One that is in use then is closed when it comes home. Set it shorter than what ends connections from outside:
+    /// the server's limit, a load balancer's.
+    pub const fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings.max_lifetime = saturating_nanos(lifetime);
+        self
+    }
+
+    /// Closes a connection that nobody has used for so long. Default: 10 minutes.
+    ///
+    /// The pool reads the clock when a connection is taken and not when one comes home, so that in a pool of which
+    /// nobody else takes any, the time for which it was held counts as well.
+    pub const fn idle_timeout(mut self, idle: Duration) -> Self {
+        self.limits.idle_timeout = saturating_nanos(idle);
+        self
+    }
+
+    /// Waits between attempts to connect as `backoff` says: one backoff for the whole pool, which starts again when one has
+    /// succeeded. Default: from 10 ms to 5 s, doubling, with full jitter. How many attempts it makes does not matter.
+    pub fn backoff(mut self, backoff: impl Into<Backoff>) -> Self {
+        self.settings.backoff = backoff.into();
+        self
+    }
+
+    /// Lets nobody wait while the last `failures` attempts to connect have failed: until the next attempt, callers for whom
+    /// none is idle get the error. Default: callers wait for their whole time, since it may succeed yet.
+    ///
+    /// # Panics
+    ///
+    /// If `failures` is 0.
+    #[track_caller]
+    pub const fn fail_fast_after(mut self, failures: u32) -> Self {
+        if failures == 0 {
+            absurd("fail_fast_after", 0, MUST_BE_SOME);
+        }
+        self.limits.fail_fast_after = failures;
+        self
+    }
+
+    /// Draws the same jitter in each run. Default: a random seed.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seeds = Seeds::seeded(seed);
+        self
+    }
+
+    setters!("pool");
+
+    /// Builds it. It connects when somebody asks for a connection.
+    pub fn build(self) -> Pool<M> {
+        let Self { manager, limits, settings, list, seeds, clock, hook } = self;
+        Pool { shared: Arc::new(Shared::new(manager, limits, settings, list, seeds, clock, hook)) }
+    }
+}
+
+impl<M: Manager> fmt::Debug for PoolBuilder<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolBuilder")
+            .field("name", &self.hook)
+            .field("limits", &self.limits)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
