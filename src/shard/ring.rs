@@ -376,6 +376,7 @@ mod tests {
         }
     }
 
+    /// Whatever order they came in: it is by ids that the list is ordered.
     #[test]
     fn of_points_that_meet_the_first_id_wins() {
         let points = Points::new(vec![(7, 0), (9, 1), (7, 2)], 32).unwrap();
