@@ -12,6 +12,7 @@ mod limit;
 mod pool;
 mod queue;
 mod shard;
+mod waiting_room;
 mod workers;
 
 use std::future::Future;
