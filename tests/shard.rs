@@ -247,7 +247,11 @@ fn more_nodes_than_numbers_are_refused() {
     assert_eq!(error, ShardError::TooMany { nodes: 65_537, most: 65_536 });
     let error = Sharder::with(Slots::new(), many.clone()).unwrap_err();
     assert_eq!(error, ShardError::TooMany { nodes: 65_537, most: 65_535 });
-    assert!(Sharder::with(JumpBack::new(), many).is_ok());
+    assert!(Sharder::with(JumpBack::new(), many.clone()).is_ok());
+    // As many as there are numbers: each has its own, the last one too.
+    let all = Sharder::with(Ring::new().points(1), many[..65_536].to_vec()).unwrap().snapshot();
+    let shares = all.shares();
+    assert_eq!(shares.values().filter(|share| **share > 0.0).count(), 65_536);
 }
 
 /// Trap 4.
@@ -609,7 +613,7 @@ fn an_old_route_ends_whatever_has_begun_since() {
     assert!(pin!(shift.copy([0])).poll(&mut context).is_ready());
 }
 
-/// A state may come from anywhere: it is restored as it was, or refused.
+/// Trap 12, and a state may come from anywhere: it is restored as it was, or refused; counters go around, and no NaN enters.
 #[test]
 fn a_state_that_makes_no_sense_is_refused() {
     let whole = Sharder::new(nodes(3, false)).unwrap().snapshot().state();
@@ -671,9 +675,10 @@ fn ranges_move_by_key_and_budgets_are_kept() {
     assert!(text.contains("n1 -> n0") && text.contains("the least possible is"), "{text}");
 }
 
+/// Trap 20.
 #[test]
 fn pieces_are_listed_as_few_as_there_are() {
-    // Trap 20: neighbours with the same owners are one.
+    // Neighbours with the same owners are one.
     let shards = Sharder::with(RedisSlots::new().assign(0..=16_383, "n0"), nodes(2, false)).unwrap();
     let next = RedisSlots::new().assign(0..=99, "n1").assign(100..=16_383, "n0");
     let before = shards.snapshot();

@@ -33,7 +33,7 @@ fn whole(node: &Spec) -> Result<u32, ShardError> {
 ///
 /// # Cost
 ///
-/// A look-up is an MD5 and a step or two. 14 to 18 bytes a point.
+/// A look-up is an MD5 and a few steps. 17 to 32 bytes a point.
 ///
 /// # Examples
 ///

@@ -4,7 +4,7 @@
 //! numbers alone leave that out. floodwall is asked through a reader, which also looks whether the set has changed; others
 //! are a plain table that nobody can change meanwhile (only mpchash can be changed while it is read).
 //!
-//! What is not alike. Every ring has 160 points a node but hashring's, which has one and is uneven. hashring, jumphash and
+//! What is not alike. Every ring has 160 points a node but hashring's, which has one, as our "ring of 1". hashring, jumphash and
 //! maglev hash by SipHash, anchorhash by SipHash and once more, mpchash by XXH3 as floodwall does, conhash by MD5.
 //! pingora-ketama is nginx's ring. jump-consistent-hash takes a number, and here gets XXH3 of the key from floodwall.
 
@@ -85,6 +85,7 @@ fn look_up(name: &'static str, nodes: usize) -> Case {
     let case = reads(Case::new(name), "floodwall", Slots::new(), nodes);
     let case = reads(case, "floodwall, maglev", Maglev::new(), nodes);
     let case = reads(case, "floodwall, ring", Ring::new(), nodes);
+    let case = reads(case, "floodwall, ring of 1", Ring::new().points(1), nodes);
     let case = reads(case, "floodwall, nginx", NginxRing::new(), nodes);
     let case = reads(case, "floodwall, ketama", Ketama::libmemcached(), nodes);
     let case = reads(case, "floodwall, rendezvous", Rendezvous::new(), nodes);
