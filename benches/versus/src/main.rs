@@ -9,6 +9,7 @@ mod keyed;
 mod limit;
 mod pool;
 mod queue;
+mod shard;
 mod stack;
 
 use std::{panic, process};
@@ -29,6 +30,7 @@ const AREAS: &[(&str, Cases)] = &[
     ("pool", pool::cases),
     ("queue", queue::cases),
     ("cache", cache::cases),
+    ("shard", shard::cases),
 ];
 
 const USAGE: &str = "\
