@@ -93,6 +93,17 @@ fn those_that_age_together_are_replaced_one_by_one_while_nobody_waits() {
     assert!(server.now(&server.most_live) <= 50);
 }
 
+/// Lifetimes end between 900 and 1,000 s here, and replacements come a twentieth of 1,000 s ahead of that.
+#[test]
+fn who_will_be_too_old_soon_is_replaced_before_that() {
+    let (clock, server, pool) =
+        setup(|pool| pool.max(20).min_idle(20).max_lifetime(secs(1_000)).idle_timeout(Duration::MAX));
+    let mut running = Box::pin(pool.run());
+    run(&mut running, &clock, 951, secs(1));
+    assert_eq!((server.count(&server.dials), server.count(&server.closed)), (40, 20));
+    assert_eq!(pool.status().idle, 20);
+}
+
 #[test]
 fn what_is_idle_shows_signs_of_life_and_what_shows_none_is_replaced() {
     let (clock, server, pool) = setup(|pool| {
