@@ -35,6 +35,7 @@ struct Lane {
     words: [AtomicUsize; WORDS],
     /// Readers pass a fence.
     is_fenced: bool,
+    number: usize,
     /// The last scan that found no read going on.
     idle_at: AtomicU64,
 }
@@ -89,6 +90,7 @@ impl Lanes {
         let lane: &'static Lane = Box::leak(Box::new(Lane {
             words: std::array::from_fn(|_| AtomicUsize::new(0)),
             is_fenced,
+            number: book.lanes.len(),
             idle_at: AtomicU64::new(begun),
         }));
         book.lanes.push(lane);
@@ -141,6 +143,12 @@ pub(crate) fn hold() -> Hold {
         Ok(lane) => hold_more(lane),
         Err(_) => hold_more(None),
     }
+}
+
+/// The number of this thread's lane, which it shares with none that runs at the same time; nothing before its first read.
+#[inline]
+pub(crate) fn number() -> Option<usize> {
+    LANE.try_with(Cell::get).ok().flatten().map(|lane| lane.number)
 }
 
 /// The first read of a thread, or one within another.

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use floodwall::Cache;
-use floodwall::cache::Cause;
+use floodwall::cache::{Cause, Eviction, Simulator};
 
 type Left = Arc<Mutex<Vec<(u64, u64, Cause)>>>;
 
@@ -131,4 +131,43 @@ fn a_value_that_is_read_is_dropped_after_the_read() {
     assert_eq!((seen, Arc::strong_count(&value)), (Some(2), 2));
     cache.sweep(0);
     assert_eq!(Arc::strong_count(&value), 1);
+}
+
+/// Which share of a sequence of keys is found; what is missing is put in.
+fn hits(eviction: Eviction, capacity: u64, keys: &[u64]) -> f64 {
+    let cache = Cache::builder(capacity).eviction(eviction).build();
+    let hits = keys.iter().filter(|&&key| {
+        let hit = cache.get(&key).is_some();
+        if !hit {
+            cache.insert(key, key).unwrap();
+        }
+        hit
+    });
+    hits.count() as f64 / keys.len() as f64
+}
+
+#[test]
+fn a_cache_in_parts_hits_what_its_eviction_alone_would() {
+    let mut seed = 1_u64;
+    let mut random = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as f64 / (1_u64 << 31) as f64
+    };
+    let skewed: Vec<u64> = (0..300_000).map(|_| 100_000_f64.powf(random()) as u64).collect();
+    let scanned = (0..300_000).map(|n| if n % 3 == 0 { 1_000_000 + n } else { skewed[n as usize] }).collect();
+    let looped = (0..300_000).map(|n| n % 6_000).collect();
+    for (name, keys) in [("skewed", skewed), ("scanned", scanned), ("looped", looped)] {
+        let capacity = 5_000;
+        let mut simulator = Simulator::new(Eviction::Adaptive, capacity);
+        let alone = keys
+            .iter()
+            .filter(|&&key| simulator.access(key.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32), 1));
+        let alone = alone.count() as f64 / keys.len() as f64;
+        let parts = hits(Eviction::Adaptive, capacity, &keys);
+        let lru = hits(Eviction::Lru, capacity, &keys);
+        println!("{name}: alone {alone:.3}, in parts {parts:.3}, lru {lru:.3}");
+        // Which keys share a part, and which are in the sample, is chance.
+        assert!(parts > alone - 0.12, "{name}: {parts} in parts, {alone} alone");
+        assert!(parts > lru, "{name}: {parts}, an LRU {lru}");
+    }
 }

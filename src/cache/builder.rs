@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::evict::Eviction;
 use super::expiry::Rules;
 use super::hash::Seed;
 use super::stats::Counts;
@@ -26,7 +27,14 @@ pub struct CacheBuilder<K, V> {
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub(super) fn new(capacity: u64) -> Self {
         Self {
-            room: Room { capacity, weighted: false, words: 0, listened: false },
+            room: Room {
+                capacity,
+                weighted: false,
+                eviction: Eviction::default(),
+                seed: 0,
+                words: 0,
+                listened: false,
+            },
             settings: Settings {
                 weigher: None,
                 listener: None,
@@ -46,6 +54,25 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     pub fn weigher(mut self, weigh: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.room.weighted = true;
         self.settings.weigher = Some(Box::new(weigh));
+        self
+    }
+
+    /// Says which entry leaves when there is no room. Default: [`Eviction::Adaptive`].
+    ///
+    /// ```
+    /// use floodwall::Cache;
+    /// use floodwall::cache::Eviction;
+    ///
+    /// let cache = Cache::builder(2).eviction(Eviction::Lru).build();
+    /// cache.insert("a", 1)?;
+    /// cache.insert("b", 2)?;
+    /// cache.get("a");
+    /// cache.insert("c", 3)?;
+    /// assert_eq!((cache.get("a"), cache.get("b")), (Some(1), None));
+    /// # Ok::<(), floodwall::cache::TooHeavy<i32>>(())
+    /// ```
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.room.eviction = eviction;
         self
     }
 
@@ -73,11 +100,13 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
         );
         room.words = settings.rules.words();
         room.listened = settings.listener.is_some() || settings.tags.is_some();
+        let seed = Seed::random();
+        room.seed = seed.other();
         Cache {
             inner: Arc::new(Inner {
                 entries: Entries::new(room),
                 flights: Flights::new(),
-                seed: Seed::random(),
+                seed,
                 settings,
                 counts: Counts::new(),
                 clock,

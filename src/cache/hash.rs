@@ -32,6 +32,13 @@ impl Seed {
     }
 }
 
+impl Seed {
+    /// Another random number of the same cache.
+    pub(super) const fn other(&self) -> u64 {
+        fold(self.start, self.factor ^ self.start.rotate_left(32))
+    }
+}
+
 struct Fold {
     state: u64,
     factor: u64,

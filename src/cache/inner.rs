@@ -24,8 +24,9 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     }
 
     /// Whether it knows time at all; else it reads no clock.
+    #[inline]
     pub(super) fn timed(&self) -> bool {
-        self.settings.rules.words() > 0
+        self.entries.is_timed()
     }
 
     /// The time, before the end of it: what never ends outlives every clock.

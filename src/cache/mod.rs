@@ -74,7 +74,7 @@ pub use expiry::Expiry;
 pub use invalidate::Invalidation;
 pub use refresh::Job;
 pub use snapshot::Kept;
-pub use stats::CacheStats;
+pub use stats::{CacheStats, Estimate};
 
 use crate::clock::Clock;
 use crate::error::saturating_nanos;
@@ -94,8 +94,9 @@ use tags::Tags;
 /// # Cost
 ///
 /// A look-up takes no lock and writes to nothing that threads share, save one byte beside an entry that is not in much use
-/// yet. A write locks a part of the cache. As yet entries leave in the order in which they came, those that were used after
-/// another round: that is not the highest share of hits.
+/// yet. A write locks a part of the cache. Which entry leaves when there is no room is chosen by how often and how lately it
+/// was used ([`Eviction::Adaptive`]); that is learnt from one look-up in some dozens, in small caches in turns, which is a third
+/// of a microsecond for each that is heard. With [`Eviction::Lru`] all of it is under one lock.
 ///
 /// # When values are dropped
 ///

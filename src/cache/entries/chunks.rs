@@ -1,7 +1,7 @@
 //! Room for values by number that grows and never moves: [`Chunks`].
 #![expect(unsafe_code, reason = "memory that is made behind a shared reference, aligned to cache lines")]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr;
 
@@ -9,8 +9,12 @@ use crate::sync::{AtomicPtr, Ordering};
 
 /// Values numbered from 0, in chunks that are an eighth of what there is at most.
 ///
-/// Chunks are made when they are needed and freed with the whole. A chunk that can be seen is full of values.
+/// Chunks are made when they are needed and freed with the whole. A chunk that can be seen is full of values. A first one may be
+/// as large as is expected to be enough: what lies in it is found faster. The system gives it memory as it is used.
 pub(super) struct Chunks<T> {
+    first: AtomicPtr<T>,
+    /// How long the first chunk is.
+    length: u32,
     chunks: [AtomicPtr<T>; CHUNKS],
     values: PhantomData<Box<[T]>>,
 }
@@ -30,35 +34,40 @@ const fn locate(number: u32) -> (usize, usize, usize) {
     (chunk as usize, (from & ((1 << bits) - 1)) as usize, 1 << bits)
 }
 
-impl<T: Default> Chunks<T> {
+/// What has a value whose bytes are all 0, which is as good as its default.
+///
+/// # Safety
+///
+/// They are a value, outside of models.
+pub(super) unsafe trait Zero: Default {}
+
+// SAFETY: an integer.
+unsafe impl Zero for crate::sync::AtomicU64 {}
+
+impl<T: Zero> Chunks<T> {
     /// Numbers are below this.
     pub(super) const MOST: u32 = (1 << LARGEST) - (1 << SMALLEST);
 
-    pub(super) fn new() -> Self {
+    /// `length` is that of the first chunk.
+    pub(super) fn new(length: u32) -> Self {
         const { assert!(size_of::<T>() > 0, "what takes no room needs no chunks") };
-        Self { chunks: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())), values: PhantomData }
+        Self {
+            first: AtomicPtr::new(ptr::null_mut()),
+            length,
+            chunks: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            values: PhantomData,
+        }
     }
 
     /// Makes the chunk of a number if it is not there. Not by two threads at once.
     pub(super) fn make(&self, number: u32) {
         assert!(number < Self::MOST, "no more chunks");
-        let (chunk, _, length) = locate(number);
-        // Relaxed: who makes chunks has made all there are, or was told under a lock.
-        if !self.chunks[chunk].load(Ordering::Relaxed).is_null() {
-            return;
+        if number < self.length {
+            make_chunk(&self.first, self.length as usize);
+        } else {
+            let (chunk, _, length) = locate(number - self.length);
+            make_chunk(&self.chunks[chunk], length);
         }
-        let layout = layout::<T>(length);
-        // SAFETY: the layout has a size: neither the length nor the size of a value is 0.
-        let first = unsafe { alloc(layout) }.cast::<T>();
-        if first.is_null() {
-            handle_alloc_error(layout);
-        }
-        for place in 0..length {
-            // SAFETY: the memory is for `length` values, and nobody else knows of it yet.
-            unsafe { first.add(place).write(T::default()) };
-        }
-        // Release: whoever sees the chunk sees the values in it.
-        self.chunks[chunk].store(first, Ordering::Release);
     }
 
     /// Returns a value.
@@ -68,27 +77,58 @@ impl<T: Default> Chunks<T> {
     /// If its chunk was not made.
     #[inline]
     pub(super) fn get(&self, number: u32) -> &T {
-        let (chunk, place, _) = locate(number);
-        let first = self.chunks[chunk].load(Ordering::Acquire);
+        let (chunk, place) = if number < self.length {
+            (&self.first, number as usize)
+        } else {
+            let (chunk, place, _) = locate(number - self.length);
+            (&self.chunks[chunk], place)
+        };
+        let first = chunk.load(Ordering::Acquire);
         assert!(!first.is_null(), "no such chunk");
         // SAFETY: a chunk that can be seen has values in all of its places, `place` is one of them, and it is
         // freed with `self` alone.
         unsafe { &*first.add(place) }
     }
 
-    /// Returns how many bytes it takes.
-    pub(super) fn memory(&self) -> usize {
-        self.lengths().map(|(_, length)| length * size_of::<T>()).sum()
+    /// Returns how many bytes so many values take.
+    pub(super) fn memory(&self, values: u32) -> usize {
+        let length = |(first, length): (*mut T, usize)| {
+            if first == self.first.load(Ordering::Relaxed) { length.min(values as usize) } else { length }
+        };
+        self.lengths().map(|chunk| length(chunk) * size_of::<T>()).sum()
     }
+}
+
+fn make_chunk<T: Zero>(chunk: &AtomicPtr<T>, length: usize) {
+    // Relaxed: who makes chunks has made all there are, or was told under a lock.
+    if !chunk.load(Ordering::Relaxed).is_null() {
+        return;
+    }
+    let layout = layout::<T>(length);
+    // SAFETY: the layout has a size: neither the length nor the size of a value is 0.
+    let first = unsafe { alloc_zeroed(layout) }.cast::<T>();
+    if first.is_null() {
+        handle_alloc_error(layout);
+    }
+    if cfg!(floodwall_loom) {
+        for place in 0..length {
+            // SAFETY: the memory is for `length` values, and nobody else knows of it yet.
+            unsafe { first.add(place).write(T::default()) };
+        }
+    }
+    // Release: whoever sees the chunk sees the values in it.
+    chunk.store(first, Ordering::Release);
 }
 
 impl<T> Chunks<T> {
     /// Returns the first value and the length of each chunk there is.
     fn lengths(&self) -> impl Iterator<Item = (*mut T, usize)> {
-        (0..).zip(&self.chunks).filter_map(|(chunk, first)| {
-            let first = first.load(Ordering::Acquire);
-            (!first.is_null()).then_some((first, 1 << ((chunk >> 3) + SMALLEST - 3)))
-        })
+        let first = [(self.first.load(Ordering::Acquire), self.length as usize)];
+        let others = (0..).zip(&self.chunks).map(|(chunk, first)| {
+            let length = 1 << ((chunk >> 3) + SMALLEST - 3);
+            (first.load(Ordering::Acquire), length)
+        });
+        first.into_iter().chain(others).filter(|(first, _)| !first.is_null())
     }
 }
 
@@ -113,6 +153,7 @@ fn layout<T>(length: usize) -> Layout {
 #[cfg(all(test, not(floodwall_loom)))]
 mod tests {
     use super::*;
+    use crate::sync::AtomicU64;
 
     #[test]
     fn numbers_follow_each_other_through_the_chunks() {
@@ -123,21 +164,30 @@ mod tests {
             assert_eq!(length, 16 << (chunk / 8));
             next = if place + 1 == length { (chunk + 1, 0) } else { (chunk, place + 1) };
         }
-        assert_eq!(locate(Chunks::<u8>::MOST - 1).0, CHUNKS - 9);
+        assert_eq!(locate(Chunks::<AtomicU64>::MOST - 1).0, CHUNKS - 9);
     }
 
     #[test]
     fn values_stay_where_they_are() {
-        let chunks = Chunks::<std::cell::Cell<u32>>::new();
+        let chunks = Chunks::<AtomicU64>::new(20);
         (0..1000).for_each(|number| {
             chunks.make(number);
-            chunks.get(number).set(number);
+            chunks.get(number).store(number.into(), Ordering::Relaxed);
         });
-        let first = ptr::from_ref(chunks.get(0));
-        assert_eq!(first.align_offset(64), 0);
+        let first = [0, 20].map(|number| ptr::from_ref(chunks.get(number)));
+        assert!(first.iter().all(|first| first.align_offset(64) == 0));
         (1000..5000).for_each(|number| chunks.make(number));
-        assert!(ptr::eq(first, chunks.get(0)));
-        assert!((0..1000).all(|number| chunks.get(number).get() == number));
-        assert!(chunks.memory() >= 20_000 && chunks.memory() < 25_000, "{}", chunks.memory());
+        assert_eq!(first, [0, 20].map(|number| ptr::from_ref(chunks.get(number))));
+        assert!((0..1000).all(|number| chunks.get(number).load(Ordering::Relaxed) == u64::from(number)));
+        let memory = chunks.memory(5000);
+        assert!((40_000..50_000).contains(&memory), "{memory}");
+        assert_eq!(Chunks::<AtomicU64>::new(20).memory(0), 0);
+    }
+
+    #[test]
+    fn what_is_not_used_yet_of_the_first_chunk_takes_no_memory() {
+        let chunks = Chunks::<AtomicU64>::new(1000);
+        chunks.make(0);
+        assert_eq!(chunks.memory(10), 80);
     }
 }

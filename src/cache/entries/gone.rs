@@ -11,26 +11,28 @@ use crate::cache::evict::Nodes;
 #[must_use = "listeners hear of what has left"]
 pub(crate) struct Gone<'a, K, V> {
     entries: &'a Entries<K, V>,
-    first: Option<Link>,
-    last: Option<Link>,
+    first: Link,
+    last: Link,
     /// How many left for each cause that nobody asked to see.
-    unseen: [u64; 4],
+    unseen: [u32; 4],
     /// The key of a value that was too heavy.
     refused: Option<K>,
     /// What was free already.
     pub(super) reaped: Reaped<'a, K, V>,
     /// A shard that has much to be told.
-    pub(super) due: Option<usize>,
+    pub(super) due: Option<u16>,
     /// Room was taken that is to be paid for.
     owes: bool,
 }
 
-/// A slot, and the shard it is in.
+/// A slot, and the shard it is in. No entry has the number 0.
 #[derive(Clone, Copy)]
 struct Link {
     shard: u16,
     slot: u32,
 }
+
+const NONE: Link = Link { shard: 0, slot: 0 };
 
 impl Cause {
     const ALL: [Self; 4] = [Self::Expired, Self::Explicit, Self::Replaced, Self::Size];
@@ -49,8 +51,8 @@ impl<'a, K, V> Gone<'a, K, V> {
     pub(super) const fn new(entries: &'a Entries<K, V>) -> Self {
         Self {
             entries,
-            first: None,
-            last: None,
+            first: NONE,
+            last: NONE,
             unseen: [0; 4],
             refused: None,
             reaped: Reaped::none(),
@@ -75,7 +77,7 @@ impl<'a, K, V> Gone<'a, K, V> {
 
     /// Returns how many left beside those that can be seen, and why.
     pub(crate) fn unseen(&self) -> impl Iterator<Item = (Cause, u64)> {
-        Cause::ALL.into_iter().zip(self.unseen).filter(|(_, count)| *count > 0)
+        Cause::ALL.into_iter().zip(self.unseen.map(u64::from)).filter(|(_, count)| *count > 0)
     }
 
     /// Adds an entry that was just taken out.
@@ -89,12 +91,11 @@ impl<'a, K, V> Gone<'a, K, V> {
         self.entries.budget.give(slots.weight(slot));
         let node = &slots.get(slot).node;
         node.set_prev(cause.number());
-        // No entry has the number 0.
         node.set_next(0);
         let link = Link { shard: shard as u16, slot };
-        match self.last.replace(link) {
-            None => self.first = Some(link),
-            Some(last) => {
+        match std::mem::replace(&mut self.last, link) {
+            Link { slot: 0, .. } => self.first = link,
+            last => {
                 let node = &self.entries.shards[usize::from(last.shard)].slots.get(last.slot).node;
                 node.set_next(slot);
                 node.set_stamp(link.shard);
@@ -102,15 +103,18 @@ impl<'a, K, V> Gone<'a, K, V> {
         }
     }
 
-    fn after(&self, link: Link) -> Option<Link> {
+    fn after(&self, link: Link) -> Link {
         let node = &self.entries.shards[usize::from(link.shard)].slots.get(link.slot).node;
-        (node.next() != 0).then(|| Link { shard: node.stamp(), slot: node.next() })
+        Link { shard: node.stamp(), slot: node.next() }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V, Cause)> {
         let mut next = self.first;
         std::iter::from_fn(move || {
-            let link = next?;
+            let link = next;
+            if link.slot == 0 {
+                return None;
+            }
             next = self.after(link);
             let slot = self.entries.shards[usize::from(link.shard)].slots.get(link.slot);
             // SAFETY: who pushed it has left it to us, and we empty nothing before we are dropped.
@@ -123,9 +127,10 @@ impl<'a, K, V> Gone<'a, K, V> {
 impl<K, V> Drop for Gone<'_, K, V> {
     fn drop(&mut self) {
         let entries = self.entries;
-        let mut next = self.first.take();
+        let mut next = std::mem::replace(&mut self.first, NONE);
         // All are given back before the first is dropped: that runs code of the user's, which may panic.
-        while let Some(link) = next {
+        while next.slot != 0 {
+            let link = next;
             next = self.after(link);
             let shard = usize::from(link.shard);
             let mut locked = entries.shards[shard].lock();
@@ -133,15 +138,15 @@ impl<K, V> Drop for Gone<'_, K, V> {
             locked.retire(link.slot);
             self.owes = true;
             if entries.is_scan_due(&mut locked) {
-                self.due = Some(shard);
+                self.due = Some(link.shard);
             }
         }
         drop(std::mem::replace(&mut self.reaped, Reaped::none()));
         if let Some(shard) = self.due {
-            entries.scan_for(shard);
+            entries.scan_for(shard.into());
         }
         if self.owes {
-            entries.settle(self.due.unwrap_or(0));
+            entries.settle(self.due.unwrap_or(0).into());
         }
     }
 }

@@ -3,8 +3,8 @@
 mod budget;
 mod chunks;
 mod gone;
+mod lessons;
 mod locked;
-mod order;
 mod room;
 mod shard;
 mod slots;
@@ -14,10 +14,12 @@ mod table;
 use std::borrow::Borrow;
 
 use super::TooHeavy;
+use super::evict::{Core, Eviction, Ratios};
 use super::times::{Life, Times};
+use crate::rng::Rng;
 use crate::sync::parallelism;
 use budget::Budget;
-use order::Order;
+use lessons::Lessons;
 use shard::Shard;
 
 pub(super) use gone::Gone;
@@ -41,6 +43,9 @@ pub enum Cause {
 pub(super) struct Room {
     pub(super) capacity: u64,
     pub(super) weighted: bool,
+    pub(super) eviction: Eviction,
+    /// What makes its order of leaving hard to foresee.
+    pub(super) seed: u64,
     /// How many words of [`Life`] it keeps of each entry; 0 if the cache knows no time.
     pub(super) words: usize,
     /// What leaves is to be seen once more.
@@ -68,21 +73,52 @@ pub(super) struct Entries<K, V> {
     shards: Box<[Shard<K, V>]>,
     budget: Budget,
     is_listened: bool,
+    is_weighted: bool,
+    is_timed: bool,
+    /// Of a cache that learns; one that does not keeps its entries in order at each use.
+    lessons: Option<Lessons>,
 }
+
+/// More entries than this make no difference.
+const MANY: u64 = 1 << 40;
 
 impl<K, V> Entries<K, V> {
     pub(super) fn new(room: Room) -> Self {
-        // So many that threads rarely meet, so few that each has entries to choose from.
+        // So many that threads rarely meet, so few that each has entries to choose from. A strict order is one.
         let most = (parallelism() * 16).next_power_of_two().clamp(1, 1 << 12) as u64;
+        let most = if room.eviction == Eviction::Lru { 1 } else { most };
         let shards = 1usize << (room.capacity / 256).clamp(1, most).ilog2();
         let expected = (!room.weighted).then(|| room.capacity.div_ceil(shards as u64));
+        let mut seeds = Rng::seeded(room.seed);
         Self {
             shards: (0..shards)
-                .map(|_| Shard::new(Order::new(), expected, room.weighted, room.words))
+                .map(|_| {
+                    let order = Core::new(room.eviction, seeds.next());
+                    Shard::new(order, expected, room.weighted, room.words)
+                })
                 .collect(),
             budget: Budget::new(room.capacity, shards),
             is_listened: room.listened,
+            is_weighted: room.weighted,
+            is_timed: room.words > 0,
+            lessons: (room.eviction == Eviction::Adaptive).then(|| Lessons::new(room.capacity.min(MANY))),
         }
+    }
+
+    /// For about how many entries there is room.
+    #[cold]
+    fn entries(&self) -> u64 {
+        let (len, weight) = (self.len() as u64, self.weight());
+        if self.is_weighted && weight > 0 {
+            let entries = u128::from(len.max(1)) * u128::from(self.capacity()) / u128::from(weight);
+            return entries.min(MANY.into()) as u64;
+        }
+        self.capacity().min(MANY)
+    }
+
+    /// What share of the look-ups would have been hits lately, with this capacity and others.
+    pub(super) fn ratios(&self) -> Option<Ratios> {
+        self.lessons.as_ref()?.ratios()
     }
 
     /// The shard of a hash, by its upper bits, and the bits that are left for the table.
@@ -96,6 +132,12 @@ impl<K, V> Entries<K, V> {
         self.budget.capacity()
     }
 
+    /// Whether it knows time at all.
+    #[inline]
+    pub(super) fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(Shard::len).sum::<u64>() as usize
     }
@@ -106,7 +148,8 @@ impl<K, V> Entries<K, V> {
 
     /// Returns how many bytes the table takes, keys and values as far as they lie in it included.
     pub(super) fn memory_usage(&self) -> usize {
-        size_of::<Self>() + self.shards.iter().map(Shard::memory).sum::<usize>()
+        let lessons = self.lessons.as_ref().map_or(0, Lessons::memory);
+        size_of::<Self>() + self.shards.iter().map(Shard::memory).sum::<usize>() + lessons
     }
 }
 
@@ -120,10 +163,18 @@ impl<K: Eq, V> Entries<K, V> {
     {
         let (shard, hash) = self.place(hash);
         let shard = &self.shards[shard];
-        shard.look(hash, key, |slot, _, found| {
+        let Some(lessons) = &self.lessons else {
+            return shard.look(hash, key, |slot, _, found| {
+                shard.reuse(slot);
+                see(found)
+            });
+        };
+        let seen = shard.look(hash, key, |slot, _, found| {
             shard.slots.get(slot).node.touch();
             see(found)
-        })
+        });
+        lessons.hear(hash, seen.is_some(), || self.entries());
+        seen
     }
 
     /// Shows the entry of `key` to `see`; counts as nothing.

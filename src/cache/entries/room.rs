@@ -276,6 +276,12 @@ impl<K: Eq, V> Entries<K, V> {
             locked = shard.lock();
             locked.state.credit += room + kept;
         }
+        if let Some(lessons) =
+            self.lessons.as_ref().filter(|lessons| lessons.version() != locked.state.lesson)
+        {
+            locked.state.lesson = lessons.version();
+            locked.state.order.choose(lessons.choice());
+        }
         self.expire_some(&mut locked, number, life.now, 4, gone);
         let mut cell = locked.find(hash, &key);
         locked.state.credit -= weight;
@@ -303,7 +309,6 @@ impl<K: Eq, V> Entries<K, V> {
             Some(cell) => {
                 let slot = locked.replace(hash, cell, key, value, weight, life);
                 locked.state.order.replace(slots, cell.slot, slot);
-                slots.get(slot).node.touch();
                 let was_over = slots.times(cell.slot).is_over(life.now);
                 let cause = if was_over { Cause::Expired } else { Cause::Replaced };
                 self.leave(&mut locked, number, cell.slot, cause, gone);
@@ -319,7 +324,7 @@ impl<K: Eq, V> Entries<K, V> {
             self.budget.give(paid);
         }
         if self.is_scan_due(&mut locked) {
-            gone.due = Some(number);
+            gone.due = Some(number as u16);
         }
     }
 

@@ -12,10 +12,10 @@ use std::ptr;
 
 use super::Found;
 use super::locked::Locked;
-use super::order::Order;
 use super::slots::{Slot, Slots};
 use super::state::{Chain, State};
 use super::table::{self, Table};
+use crate::cache::evict::Core;
 use crate::lanes::{self, Hold};
 use crate::sync::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, fence};
 
@@ -44,17 +44,18 @@ impl<K, V> Shard<K, V> {
     /// How often a look-up goes on without the lock.
     const TRIES: usize = 16;
 
-    pub(super) fn new(order: Order, expected: Option<u64>, is_weighted: bool, words: usize) -> Self {
+    pub(super) fn new(order: Core, expected: Option<u64>, is_weighted: bool, words: usize) -> Self {
         let expected = expected.map_or(0, |expected| expected.min(Slots::<K, V>::MOST.into()) as u32);
         let homes = table::first_size(expected);
         let table = Box::new(Table::new(homes, 8, homes * 2));
         Self {
             table: AtomicPtr::new(Box::into_raw(table)),
             version: AtomicU64::new(0),
-            slots: Slots::new(is_weighted, words),
+            slots: Slots::new(expected, is_weighted, words),
             writers: Writers {
                 state: Mutex::new(State {
                     order,
+                    lesson: 0,
                     wheel: None,
                     slots: 0,
                     free: Chain::default(),
@@ -191,6 +192,14 @@ impl<K, V> Shard<K, V> {
         unsafe { slot.see(|key, value| see(number, hold, Found { key, value, times, heat })) }
     }
 
+    /// Counts a use of an entry that is named, where the order is exact.
+    pub(super) fn reuse(&self, slot: u32) {
+        let mut locked = self.lock();
+        if locked.find_slot(slot).is_some() {
+            locked.state.order.reuse(&self.slots, slot);
+        }
+    }
+
     /// Takes the lock.
     #[inline]
     pub(super) fn lock(&self) -> Locked<'_, K, V> {
@@ -200,7 +209,11 @@ impl<K, V> Shard<K, V> {
     pub(super) fn memory(&self) -> usize {
         let locked = self.lock();
         let outgrown: usize = locked.state.outgrown.iter().map(|(_, table)| table.memory()).sum();
-        size_of::<Self>() + locked.table().memory() + outgrown + self.slots.memory()
+        size_of::<Self>()
+            + locked.table().memory()
+            + outgrown
+            + self.slots.memory(locked.state.slots + 1)
+            + locked.state.order.memory()
     }
 }
 

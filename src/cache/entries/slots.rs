@@ -4,10 +4,9 @@
 use std::mem::MaybeUninit;
 
 use super::super::evict::{Node, Nodes};
-use super::chunks::Chunks;
+use super::chunks::{Chunks, Zero};
 use crate::cache::times::{Life, MOST_WORDS, Times};
 use crate::cache::wheel::{Links, UNLINKED};
-use crate::clock::NEVER;
 use crate::sync::{AtomicU32, AtomicU64, Guarded, Ordering};
 
 /// One entry, or room for one.
@@ -30,6 +29,9 @@ impl<K, V> Default for Slot<K, V> {
         Self { node: Node::new(), content: Content(Guarded::new(MaybeUninit::uninit())) }
     }
 }
+
+// SAFETY: a node is integers, and what is not filled may be anything.
+unsafe impl<K, V> Zero for Slot<K, V> {}
 
 impl<K, V> Slot<K, V> {
     /// Fills an empty slot.
@@ -96,31 +98,31 @@ pub(super) struct Slots<K, V> {
     words: usize,
 }
 
-/// What is kept beside an entry of a cache that knows time.
+/// What is kept beside an entry of a cache that knows time. The links are stored inverted, so that 0 is none.
+#[derive(Default)]
 struct Clocked {
     words: [AtomicU64; MOST_WORDS],
     next: AtomicU32,
     previous: AtomicU32,
 }
 
-impl Default for Clocked {
-    fn default() -> Self {
-        Self {
-            words: std::array::from_fn(|_| AtomicU64::new(NEVER)),
-            next: AtomicU32::new(UNLINKED),
-            previous: AtomicU32::new(UNLINKED),
-        }
-    }
-}
+const _: () = assert!(UNLINKED == u32::MAX);
+
+// SAFETY: integers.
+unsafe impl Zero for Clocked {}
 
 impl<K, V> Slots<K, V> {
     pub(super) const MOST: u32 = Chunks::<AtomicU64>::MOST - 1;
 
-    pub(super) fn new(is_weighted: bool, words: usize) -> Self {
+    /// `expected` is how many there will be on average, or 0.
+    pub(super) fn new(expected: u32, is_weighted: bool, words: usize) -> Self {
+        // Somewhat more, but no such room for those who say no limit in large numbers.
+        let first = if expected > 1 << 16 { 0 } else { expected };
+        let first = first + first / 32 + first.isqrt();
         Self {
-            slots: Chunks::new(),
-            weights: is_weighted.then(|| Box::new(Chunks::new())),
-            times: (words > 0).then(|| Box::new(Chunks::new())),
+            slots: Chunks::new(first),
+            weights: is_weighted.then(|| Box::new(Chunks::new(first))),
+            times: (words > 0).then(|| Box::new(Chunks::new(first))),
             words,
         }
     }
@@ -166,10 +168,12 @@ impl<K, V> Slots<K, V> {
         }
     }
 
-    pub(super) fn memory(&self) -> usize {
-        let weights = self.weights.as_ref().map_or(0, |weights| size_of_val(&**weights) + weights.memory());
-        let times = self.times.as_ref().map_or(0, |times| size_of_val(&**times) + times.memory());
-        self.slots.memory() + weights + times
+    /// Returns how many bytes the first so many take.
+    pub(super) fn memory(&self, slots: u32) -> usize {
+        let weights =
+            self.weights.as_ref().map_or(0, |weights| size_of_val(&**weights) + weights.memory(slots));
+        let times = self.times.as_ref().map_or(0, |times| size_of_val(&**times) + times.memory(slots));
+        self.slots.memory(slots) + weights + times
     }
 }
 
@@ -189,18 +193,18 @@ impl<K, V> Links for Slots<K, V> {
     }
 
     fn next(&self, id: u32) -> u32 {
-        self.clocked(id).next.load(Ordering::Relaxed)
+        !self.clocked(id).next.load(Ordering::Relaxed)
     }
 
     fn previous(&self, id: u32) -> u32 {
-        self.clocked(id).previous.load(Ordering::Relaxed)
+        !self.clocked(id).previous.load(Ordering::Relaxed)
     }
 
     fn set_next(&self, id: u32, next: u32) {
-        self.clocked(id).next.store(next, Ordering::Relaxed);
+        self.clocked(id).next.store(!next, Ordering::Relaxed);
     }
 
     fn set_previous(&self, id: u32, previous: u32) {
-        self.clocked(id).previous.store(previous, Ordering::Relaxed);
+        self.clocked(id).previous.store(!previous, Ordering::Relaxed);
     }
 }

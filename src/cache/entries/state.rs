@@ -1,13 +1,15 @@
 //! What is known under the lock of a shard: [`State`], and the [`Chain`]s of slots in it.
 
 use super::locked::Outgrown;
-use super::order::Order;
 use super::slots::Slots;
+use crate::cache::evict::Core;
 use crate::cache::wheel::Wheel;
 
 /// What only the holder of the lock knows.
 pub(super) struct State {
-    pub(super) order: Order,
+    pub(super) order: Core,
+    /// The version of the lessons that it was told.
+    pub(super) lesson: u32,
     /// Of a cache that knows time; made when the first entry comes.
     pub(super) wheel: Option<Wheel>,
     /// Slots that were ever used.
