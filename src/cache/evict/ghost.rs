@@ -25,26 +25,38 @@ impl Ghost {
 
     /// The bucket and the fingerprint, which is never 0.
     #[inline]
-    fn spot(&mut self, hash: u32) -> (&mut [u16], u16) {
+    fn spot(&mut self, hash: u32) -> (&mut [u16; WAYS], u16) {
         let mixed = u64::from(hash).wrapping_mul(0xd6e8_feb8_6659_fd93);
         let bucket = ((mixed >> 32).wrapping_mul(self.buckets.len() as u64) >> 32) as usize;
-        (&mut self.buckets[bucket].0[..self.ways], mixed as u16 | 1)
+        (&mut self.buckets[bucket].0, mixed as u16 | 1)
     }
 
+    #[inline]
     pub(super) fn remember(&mut self, hash: u32) {
-        let (bucket, print) = self.spot(hash);
-        let last = bucket.len() - 1;
-        bucket.copy_within(..last, 1);
-        bucket[0] = print;
+        let ways = self.ways;
+        let (places, print) = self.spot(hash);
+        // A length that is known moves in one vector, without a call.
+        places.copy_within(..WAYS - 1, 1);
+        places[0] = print;
+        if let Some(unused) = places.get_mut(ways) {
+            *unused = 0;
+        }
     }
 
     /// Takes a key out, and returns whether it was there. One in some thousands of others is taken for it.
+    #[inline]
     pub(super) fn take(&mut self, hash: u32) -> bool {
-        let (bucket, print) = self.spot(hash);
-        let Some(place) = bucket.iter().position(|&other| other == print) else { return false };
-        let last = bucket.len() - 1;
-        bucket.copy_within(place + 1.., place);
-        bucket[last] = 0;
+        let (places, print) = self.spot(hash);
+        let mut found = 0u32;
+        for (place, &other) in places.iter().enumerate() {
+            found |= u32::from(other == print) << place;
+        }
+        if found == 0 {
+            return false;
+        }
+        let place = found.trailing_zeros() as usize % WAYS;
+        places.copy_within(place + 1.., place);
+        places[WAYS - 1] = 0;
         true
     }
 
