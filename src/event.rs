@@ -204,7 +204,11 @@ pub(crate) struct Hook {
 
 impl Hook {
     pub(crate) const fn unnamed() -> Self {
-        Self { name: "", observer: None }
+        Self::named("")
+    }
+
+    pub(crate) const fn named(name: &'static str) -> Self {
+        Self { name, observer: None }
     }
 
     pub(crate) fn observe(&mut self, name: &'static str, observer: impl Observer + 'static) {

@@ -47,6 +47,7 @@ pub mod shard;
 mod shed;
 mod throttle;
 
+mod waiting_room;
 mod workers;
 
 pub mod headers;
@@ -97,9 +98,13 @@ pub use limit::{
 };
 pub use pool::{Checkout, Manager, Pool, PoolBuilder};
 pub use queue::{Overflow, Pop, PopError, Push, PushError, Queue, QueueStats, Unpushed};
+#[cfg(feature = "stream")]
+#[cfg_attr(docsrs, doc(cfg(feature = "stream")))]
+pub use queue::{QueueSink, QueueStream};
 pub use shard::Sharder;
 pub use shed::{LatencyShed, LoadShed};
 pub use throttle::AdaptiveThrottle;
+pub use waiting_room::{Waiting, WaitingRoom};
 pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, WorkersStats};
 
 // A primitive for each key.

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// Runs a future on this thread until it is done, parking the thread while there is nothing to do.
 ///
@@ -30,6 +31,47 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             parked.wait();
         }
     })
+}
+
+/// Who keeps the processor for so long is a thread of another program, which uses up its time; ours would have come to an
+/// end of what they can do.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Looks until there is something, and lets other threads run in between; gives up after some microseconds, or when others
+/// have the processor for long.
+///
+/// To park a thread and to wake it takes longer than many a wait, above all for the one who wakes. But a thread that keeps
+/// looking takes its processor from those who could do something with it.
+#[cfg(not(floodwall_loom))]
+#[inline]
+pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    use crate::sync::thread;
+    use std::time::Instant;
+
+    const ROUNDS: usize = 64;
+    // Mostly there is something, and no need to know the time.
+    if let Some(found) = look() {
+        return Some(found);
+    }
+    let mut before = Instant::now();
+    for _ in 0..ROUNDS {
+        thread::yield_now();
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        let now = Instant::now();
+        if now.duration_since(before) > PATIENCE {
+            break;
+        }
+        before = now;
+    }
+    None
+}
+
+/// In a model it parks at once: what is found before needs no wake-up, which is what models are about.
+#[cfg(floodwall_loom)]
+pub(crate) fn patiently<T>(_: impl FnMut() -> Option<T>) -> Option<T> {
+    None
 }
 
 #[cfg(floodwall_loom)]

@@ -166,7 +166,7 @@ fn a_cache_in_parts_hits_what_its_eviction_alone_would() {
         let parts = hits(Eviction::Adaptive, capacity, &keys);
         let lru = hits(Eviction::Lru, capacity, &keys);
         println!("{name}: alone {alone:.3}, in parts {parts:.3}, lru {lru:.3}");
-        // Which keys are in the sample is a matter of luck; in a loop that decides how long it takes to learn.
+        // Which keys share a part, and which are in the sample, is chance.
         assert!(parts > alone - 0.12, "{name}: {parts} in parts, {alone} alone");
         assert!(parts > lru, "{name}: {parts}, an LRU {lru}");
     }

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use floodwall::store::journal::{Durability, Journal, Kind, Record, Recovery};
+use floodwall::store::journal::{Durability, Journal, JournalError, Kind, Record, Recovery};
 
 const PATH: &str = "FLOODWALL_CRASH_PATH";
 const MODE: &str = "FLOODWALL_CRASH_MODE";
@@ -36,8 +36,14 @@ fn toss(seed: &mut u64) -> u64 {
 }
 
 fn open(path: &Path, durability: Durability) -> (Journal, Recovery) {
-    // Small, so that segments come and go all the time.
-    Journal::builder().durability(durability).segment_bytes(8 << 10).open(path).unwrap()
+    loop {
+        // Small, so that segments come and go all the time.
+        match Journal::builder().durability(durability).segment_bytes(8 << 10).open(path) {
+            // The test beside this one is about to start a process, which has the lock's file until it runs its program.
+            Err(JournalError::Locked) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 /// A value that says to which write it belongs; of any length.

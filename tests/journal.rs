@@ -331,33 +331,24 @@ fn a_full_disk_refuses_new_writes_and_keeps_the_old_ones() {
             let (journal, recovery) = history.open(&disk).unwrap();
             history.go_on(&recovery, "before");
             disk.limit(Some(disk.bytes() + room));
-            let (mut refused, mut number) = (0, 1000);
-            while refused < 3 {
+            let (mut refused, mut number) = (Vec::new(), 1000);
+            while refused.len() < 3 {
                 let mut value = u64::to_le_bytes(number).to_vec();
                 value.extend([7; 200]);
                 history.tried.insert(number, (Kind::Put, b"key".to_vec(), value.clone()));
                 match journal.append_blocking(Kind::Put, b"key", &value) {
                     Ok(sequence) => drop(history.accepted.insert(sequence, (number, history.clock().now()))),
-                    Err(JournalError::Full(_)) => refused += 1,
+                    Err(JournalError::Full(_)) => refused.push(value),
                     Err(error) => panic!("{room}: {error}"),
                 }
                 number += 1;
             }
             assert!(journal.ended().is_none());
             let what = format!("full after {room}");
-            history.check(
-                &history.open(&disk.after_kill()).map_or_else(
-                    // Nothing can be opened either; that changes nothing.
-                    |error| {
-                        assert!(matches!(error, JournalError::Full(_)), "{error}");
-                        disk.limit(None);
-                        history.open(&disk.after_kill()).unwrap().1
-                    },
-                    |opened| opened.1,
-                ),
-                u64::MAX,
-                &what,
-            );
+            let (_, recovery) = history.open(&disk.after_kill()).unwrap();
+            history.check(&recovery, u64::MAX, &what);
+            // What was refused is not there.
+            assert!(recovery.records.iter().all(|record| !refused.contains(&record.value)), "{what}");
 
             // There is room again.
             disk.limit(None);

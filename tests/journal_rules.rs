@@ -243,6 +243,49 @@ fn an_append_that_is_dropped_while_it_is_written_leaves_nothing_to_acknowledge()
     assert_eq!(journal.stats().live_records, 3);
 }
 
+/// A waker that looks at the journal when it is dropped.
+struct Nosy(Arc<Journal>, Arc<AtomicUsize>);
+
+impl Wake for Nosy {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        self.1.fetch_add(self.0.stats().segments, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn wakers_are_dropped_outside_the_lock() {
+    let (disk, drops) = (Gated::default(), Arc::new(AtomicUsize::new(0)));
+    let journal = Arc::new(Journal::builder().open_on(disk.clone()).unwrap().0);
+    let nosy = || Waker::from(Arc::new(Nosy(journal.clone(), drops.clone())));
+    disk.close();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| put(&journal, "first", "1"));
+        disk.wait_for_a_leader();
+        let mut appends: Vec<_> =
+            (0..3).map(|_| Some(Box::pin(journal.append(Kind::Put, b"k", b"v")))).collect();
+        for append in appends.iter_mut().flatten() {
+            for waker in [nosy(), nosy()] {
+                assert!(append.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+        }
+        // One leaves before its group is written, one meanwhile, and one stays.
+        appends[0] = None;
+        disk.open();
+        first.join().unwrap();
+        disk.close();
+        let leader = scope.spawn(|| put(&journal, "second", "2"));
+        disk.wait_for_a_leader();
+        appends[1] = None;
+        disk.open();
+        leader.join().unwrap();
+    });
+    assert_eq!(drops.load(Ordering::Relaxed), 6);
+}
+
 #[test]
 fn a_disk_that_panics_ends_the_journal_for_all() {
     let disk = Gated::default();
@@ -530,6 +573,43 @@ fn a_group_that_fails_in_its_second_segment_leaves_nothing_live() {
     put(&journal, "k", "v");
     assert_eq!(journal.stats().live_records, 1);
     assert_eq!(values(&open(&disk.after_kill()).1), ["v"]);
+}
+
+#[test]
+fn a_write_that_was_refused_is_not_found_though_a_part_of_its_group_had_room() {
+    let disk = FaultyDisk::default();
+    let open = || Journal::builder().segment_bytes(1_024).open_on(disk.after_kill()).unwrap().1;
+    let (journal, _) = Journal::builder().segment_bytes(1_024).open_on(disk.clone()).unwrap();
+    let first = put(&journal, "k", &"1".repeat(800));
+    journal.acknowledge([first]);
+    // There is room for the record in this segment, and on the disk; not for the acknowledgement behind it.
+    disk.limit(Some(disk.bytes() + 140));
+    assert!(matches!(journal.append_blocking(Kind::Put, b"k", &[b'2'; 100]), Err(JournalError::Full(_))));
+    assert!(!values(&open()).contains(&"2".repeat(100)));
+}
+
+#[test]
+fn what_goes_along_with_a_write_is_put_off_while_the_disk_has_room_for_the_write_alone() {
+    let disk = FaultyDisk::default();
+    let open = || Journal::builder().segment_bytes(1_024).open_on(disk.after_kill()).unwrap().1;
+    let (journal, _) = Journal::builder().segment_bytes(1_024).open_on(disk.clone()).unwrap();
+    let value = |digit: &str| digit.repeat(300);
+    for key in ["a", "b"] {
+        put(&journal, key, &value(key));
+    }
+    let dead = [1, 2, 3, 4].map(|_| put(&journal, "k", &"dead".repeat(200)));
+    // Now copies of the two are due, and an acknowledgement of the four: 700 bytes, and a header.
+    journal.acknowledge(dead);
+    disk.limit(Some(disk.bytes() + 520));
+    put(&journal, "c", &"c".repeat(400));
+    assert_eq!((journal.stats().live_records, journal.stats().segments), (3, 7));
+    assert_eq!(values(&open()).len(), 7);
+
+    disk.limit(None);
+    put(&journal, "d", "d");
+    assert_eq!(values(&open()), [value("a"), value("b"), "c".repeat(400), "d".to_owned()]);
+    put(&journal, "e", "e");
+    assert!(journal.stats().segments < 7, "{:?}", journal.stats());
 }
 
 #[test]

@@ -290,3 +290,32 @@ fn overload_keeps_waits_short_and_the_server_busy() {
     assert!(stats.wait(0.99).unwrap() < millis(15), "{:?}", stats.wait(0.99));
     assert_eq!(stats.pushed, stats.popped + stats.dropped_in_all() + stats.len as u64);
 }
+
+#[tokio::test]
+async fn a_stream_and_a_sink_are_ends_of_the_same_queue() {
+    use futures_util::{SinkExt, StreamExt};
+
+    let queue = Arc::new(Queue::new(1));
+    let mut sink = Queue::sink(queue.clone());
+    let mut items = Queue::stream(&*queue);
+    sink.feed(1).await.unwrap();
+    sink.feed(2).await.unwrap();
+    let (flushed, first) = tokio::join!(sink.flush(), items.next());
+    assert_eq!((flushed.is_ok(), first, queue.len()), (true, Some(1), 1));
+    // A stream that waits and is dropped takes nothing along, nor does a sink.
+    assert_eq!(items.next().await, Some(2));
+    let mut waits = Box::pin(async { items.next().await });
+    assert!(poll(&mut waits).is_pending());
+    queue.try_push(3).unwrap();
+    drop(waits);
+    drop(items);
+    let mut fourth = Box::pin(sink.send(4));
+    assert!(poll(&mut fourth).is_pending());
+    drop(fourth);
+    drop(sink);
+    assert_eq!(all(&queue), [3]);
+    queue.close();
+    assert_eq!(Queue::stream(queue.clone()).next().await, None);
+    assert_eq!(Queue::sink(queue.clone()).send(5).await.unwrap_err().into_item(), 5);
+    assert_eq!((queue.stats().pushing, queue.stats().popping), (0, 0));
+}

@@ -258,7 +258,7 @@ fn no_item_is_lost_or_doubled_by_those_who_leave() {
     }
     assert!(got.iter().map(Vec::len).sum::<usize>() > 10_000);
     nobody_waits_at(&queue);
-    assert!(start.elapsed() < secs(60), "{:?}", start.elapsed());
+    assert!(start.elapsed() < secs(240), "{:?}", start.elapsed());
 }
 
 #[test]

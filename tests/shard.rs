@@ -185,7 +185,10 @@ proptest! {
             let after = draft.build().unwrap();
             let plan = before.plan(&after).in_parts_of(f64::from(parts) / 400.0);
             prop_assert!(after.plan(&after).moves().is_empty(), "{}", name);
-            prop_assert!(plan.moves().iter().all(|part| part.from != part.to), "{}", name);
+            let (rest, parts): (Vec<_>, Vec<_>) = plan.moves().iter().partition(|part| part.piece == Piece::Rest);
+            prop_assert!(parts.iter().all(|part| part.from != part.to), "{}", name);
+            let is_whole = parts.iter().all(|part| part.piece != Piece::All);
+            prop_assert_eq!(rest.len(), usize::from(!is_whole), "{}: what no list shows", name);
             let waves: Vec<usize> = plan.waves(1).concat();
             prop_assert_eq!(waves.iter().collect::<BTreeSet<_>>().len(), plan.moves().len(), "{}", name);
             for wave in plan.waves(1) {
@@ -519,6 +522,128 @@ fn a_shift_waits_for_the_routes_that_it_makes_obsolete() {
     shift.finish().unwrap();
     assert!(shards.shifting().is_none());
     shards.add(Member::new("other")).unwrap();
+}
+
+#[test]
+fn what_is_read_during_a_shift_is_where_its_key_lives() {
+    let shards = Sharder::new(nodes(3, false)).unwrap();
+    let next = shards.snapshot().draft().add(Member::new("new")).unwrap().build().unwrap();
+    let moved: Vec<u32> = (0..500u32).filter(|key| next.home(key) == "new").collect();
+    let shift = shards.shift(next).unwrap();
+    let all = || 0..shift.plan().moves().len();
+    let bounded = Bounded::new(&shards, 2.0);
+    assert!(moved.iter().all(|key| shift.find(key).is_some_and(|at| shift.plan().moves()[at].to == "new")));
+    let is_new = |key: &u32| {
+        let get = shards.get(key).unwrap();
+        let snapshot = shards.snapshot();
+        assert_eq!(*get, *snapshot.replicas(key).next().unwrap(), "copies begin with the home");
+        assert_eq!(*get, *bounded.assign(key).unwrap());
+        assert_eq!(*get, *shards.route(key).read());
+        *get == Member::new("new")
+    };
+    shift.copy_blocking(all());
+    assert!(!moved.iter().any(is_new));
+    shift.switch_blocking(all());
+    assert!(moved.iter().all(is_new));
+    // A node that is only about to join can fail already, and come back.
+    shards.mark_down("new").unwrap();
+    for key in &moved {
+        let second = shift.next().replicas(key).nth(1).unwrap();
+        assert_eq!(*shards.get(key).unwrap(), *second, "its next choice");
+    }
+    shards.mark_up("new").unwrap();
+    assert!(moved.iter().all(is_new));
+    assert_eq!(shards.mark_down("nobody").unwrap_err(), ShardError::Unknown("nobody".into()));
+    shift.finish().unwrap();
+    assert!(moved.iter().all(is_new));
+}
+
+/// Keys at random do not meet the few that a directory names: they move all the same, and not unseen.
+#[test]
+fn a_plan_by_some_keys_has_a_move_for_the_rest() {
+    let shards = Sharder::with(Directory::new(Slots::new()), nodes(3, false)).unwrap();
+    let home = shards.get("acme").unwrap();
+    let target = if *home == Member::new("n0") { "n1" } else { "n0" };
+    let before = shards.snapshot();
+    let next = before.draft().strategy(Directory::new(Slots::new()).assign("acme", target)).build().unwrap();
+    let plan = before.plan(&next);
+    assert_eq!(plan.moves().iter().map(|part| &part.piece).collect::<Vec<_>>(), [&Piece::Rest]);
+    assert!(plan.to_string().contains("the rest"));
+    let shift = shards.shift_by(next, plan).unwrap();
+    assert_eq!((shift.find("acme"), shift.find("other")), (Some(0), None));
+    assert_eq!(shift.finish().unwrap_err(), ShardError::Moving, "nobody has copied it yet");
+    assert_eq!((shards.get("acme").unwrap(), shift.phase(0)), (home, Phase::Waiting));
+    shift.copy_blocking([0]);
+    shift.switch_blocking([0]);
+    assert_eq!(*shards.get("acme").unwrap(), Member::new(target));
+    shift.finish().unwrap();
+}
+
+#[test]
+fn a_plan_between_other_snapshots_is_refused() {
+    let shards = Sharder::new(nodes(3, false)).unwrap();
+    let before = shards.snapshot();
+    let draft = |id: &str| before.draft().add(Member::new(id)).unwrap().build().unwrap();
+    let plan = before.plan(&draft("other"));
+    assert_eq!(shards.shift_by(draft("new"), plan).unwrap_err(), ShardError::Stale);
+    let shift = shards.shift(draft("new")).unwrap();
+    assert_eq!(shards.shift(draft("new")).unwrap_err(), ShardError::Moving);
+    shift.abandon().unwrap();
+    assert!(shards.shifting().is_none() && shards.snapshot().node("new").is_none());
+}
+
+/// The chain of those that wait for it would be dropped one within the other.
+#[test]
+fn an_old_route_ends_whatever_has_begun_since() {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    let shards = Sharder::new(nodes(2, false)).unwrap();
+    let next = shards.snapshot().draft().add(Member::new("new")).unwrap().build().unwrap();
+    let old = shards.route("key");
+    let shift = shards.shift(next).unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..100_000 {
+        assert!(pin!(shift.copy([0])).poll(&mut context).is_pending());
+    }
+    drop(old);
+    assert!(pin!(shift.copy([0])).poll(&mut context).is_ready());
+}
+
+/// A state may come from anywhere: it is restored as it was, or refused.
+#[test]
+fn a_state_that_makes_no_sense_is_refused() {
+    let whole = Sharder::new(nodes(3, false)).unwrap().snapshot().state();
+    let restore = |change: fn(&mut State)| {
+        let mut state = whole.clone();
+        change(&mut state);
+        Sharder::restore(Slots::new(), state, |node| Member::new(&node.id))
+    };
+    for (change, expected) in [
+        ((|state| state.nodes.clear()) as fn(&mut State), ShardError::Empty),
+        (|state| state.nodes.push(state.nodes[0].clone()), ShardError::Duplicate("n0".into())),
+        (|state| state.nodes[1].seat = 0, ShardError::Disagree),
+        (|state| state.nodes[1].seat = u32::MAX, ShardError::Disagree),
+        (|state| state.vacated.push(u32::MAX), ShardError::Disagree),
+        (|state| state.vacated.push(0), ShardError::Disagree),
+        (|state| state.nodes[1].weight = 2.0, ShardError::Disagree),
+        (|state| state.nodes[1].id.clear(), ShardError::Disagree),
+        (|state| state.fingerprint ^= 1, ShardError::Disagree),
+    ] {
+        assert_eq!(restore(change).unwrap_err(), expected);
+    }
+    for weight in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE] {
+        let mut state = whole.clone();
+        state.nodes[1].weight = weight;
+        let error = Sharder::restore(Slots::new(), state, |node| Member::new(&node.id)).unwrap_err();
+        assert!(matches!(error, ShardError::Weight { id, .. } if id == "n1"));
+    }
+    let shards = restore(|state| state.version = u64::MAX).unwrap();
+    let mut reader = shards.reader();
+    shards.add(Member::new("new")).unwrap();
+    assert!(reader.snapshot().node("new").is_some(), "versions go around");
+    for text in ["{}", "[]", "{\"version\":-1,\"nodes\":[],\"vacated\":[],\"fingerprint\":0}"] {
+        assert!(serde_json::from_str::<State>(text).is_err(), "{text}");
+    }
 }
 
 #[test]

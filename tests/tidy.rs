@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["acquire"],
     &["flight"],
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "pool", "queue", "shard", "shed", "throttle"],
-    &["headers", "workers"],
+    &["headers", "waiting_room", "workers"],
     &["keyed"],
     &["policy"],
     &["store"],

@@ -177,6 +177,26 @@ fn a_batch_that_fails_is_halved_until_what_spoils_it_is_alone() {
     assert_eq!((backlog.dead_letters, backlog.keys, backlog.bytes), (1, 0, 0));
 }
 
+#[test]
+fn a_write_that_was_found_to_spoil_batches_is_in_none_with_others_again() {
+    let (store, clock) = (Faulty::new(), Clock::manual());
+    let behind = builder(&store, &clock).batch(8).build();
+    let mut run = Box::pin(behind.run());
+    store.set(Mood::Spoiled(HashSet::from([3])));
+    (0..8).for_each(|key| save(&behind, key, key));
+    for key in 100..220 {
+        save(&behind, key, key);
+        clock.advance(millis(500));
+        assert!(poll(&mut run).is_pending());
+    }
+    let batches = store.batches.lock().unwrap();
+    let spoiled: Vec<usize> =
+        batches.iter().filter(|batch| batch.iter().any(|write| write.0 == 3)).map(Vec::len).collect();
+    let alone = spoiled.iter().position(|writes| *writes == 1).unwrap();
+    assert_eq!((spoiled[0], spoiled[alone..].iter().all(|writes| *writes == 1)), (8, true), "{spoiled:?}");
+    assert!(spoiled.len() > alone + 5, "{spoiled:?}");
+}
+
 /// Trap 31, where the store says which write it was.
 #[test]
 fn a_write_that_fails_holds_up_no_other_and_is_given_up_while_others_land() {
@@ -275,6 +295,35 @@ fn a_write_whose_hook_panics_is_kept() {
     finish(&clock, behind.flush());
     assert_eq!(calls.load(Ordering::Relaxed), 3);
     assert_eq!(behind.backlog().bytes, 0);
+}
+
+/// Who judges an error, and who observes, may have bugs of their own.
+#[test]
+fn a_judge_or_an_observer_that_panics_loses_nothing() {
+    for judge_panics in [true, false] {
+        let (store, clock, calls) = (Faulty::new(), Clock::manual(), AtomicUsize::new(0));
+        let behind = builder(&store, &clock)
+            .give_up_when(move |_| {
+                assert!(!judge_panics, "as the test wants it");
+                // The first write that fails may be made again, the second never.
+                calls.fetch_add(1, Ordering::Relaxed) == 1
+            })
+            .observe("behind", |_: &str, event: Event| panic!("as the test wants it: {event:?}"))
+            .dead_letters(|letter| panic!("{letter:?} was to come later"))
+            .build();
+        store.set(Mood::Picky(HashSet::from([1, 2])));
+        (0..4).for_each(|key| save(&behind, key, key));
+        catch_unwind(AssertUnwindSafe(|| behind.flush_blocking())).unwrap_err();
+        // Where nobody has judged, nobody knows what was written.
+        assert_eq!(behind.backlog().keys, if judge_panics { 4 } else { 2 });
+        assert_eq!(
+            (behind.load_blocking(&1).unwrap(), behind.load_blocking(&2).unwrap()),
+            (Some(1), Some(2))
+        );
+        store.set(Mood::Well);
+        finish(&clock, behind.flush());
+        assert_eq!((store.rows.lock().unwrap().len(), behind.backlog().bytes), (4, 0));
+    }
 }
 
 #[test]

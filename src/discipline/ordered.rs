@@ -44,14 +44,8 @@ impl Order {
         self.is_timed || self.drops_expired || self.codel.is_some()
     }
 
-    /// Returns whether some classes have places of their own.
-    pub(crate) fn keeps_places(&self) -> bool {
-        self.priorities
-            .is_some_and(|priorities| (0..priorities.len()).any(|class| priorities.reserved(class) > 0))
-    }
-
     pub(crate) fn class_of(&self, priority: u8) -> usize {
-        self.priorities.map_or(0, |priorities| priorities.class_of(priority))
+        self.priorities.as_ref().map_or(0, |priorities| priorities.class_of(priority))
     }
 }
 
@@ -64,6 +58,8 @@ pub(crate) struct Ordered<T> {
     turns: Drr,
     len: usize,
     weight: u64,
+    /// Some classes have places of their own.
+    keeps_places: bool,
 }
 
 /// The entries of one class.
@@ -81,6 +77,7 @@ const PRUNE: usize = 8;
 impl<T> Ordered<T> {
     pub(crate) fn new(order: Order) -> Self {
         let count = order.priorities.map_or(1, |priorities| priorities.len());
+        let keeps = |priorities: Priorities| (0..count).any(|class| priorities.reserved(class) > 0);
         let weight = |class| order.priorities.map_or(1, |priorities| priorities.weight(class).into());
         let flows = if order.is_fair { FLOWS } else { 1 };
         let class = || Class {
@@ -94,6 +91,7 @@ impl<T> Ordered<T> {
             turns: Drr::new((0..count).map(weight).collect()),
             len: 0,
             weight: 0,
+            keeps_places: order.priorities.is_some_and(keeps),
             order,
         }
     }
@@ -106,10 +104,17 @@ impl<T> Ordered<T> {
         self.weight
     }
 
+    /// Returns whether some classes have places of their own.
+    pub(crate) const fn keeps_places(&self) -> bool {
+        self.keeps_places
+    }
+
     /// Returns how many of `capacity` an entry of this priority may fill together with all others: the places that
     /// are kept for other classes, and are free, are not for it.
     pub(crate) fn open_to(&self, priority: u8, capacity: usize) -> usize {
-        let Some(priorities) = self.order.priorities else { return capacity };
+        let Some(priorities) = self.order.priorities.as_ref().filter(|_| self.keeps_places) else {
+            return capacity;
+        };
         let own = priorities.class_of(priority);
         let others = self.classes.iter().enumerate().filter(|(class, _)| *class != own);
         let kept = others.map(|(number, class)| priorities.reserved(number).saturating_sub(class.len)).sum();
@@ -244,7 +249,8 @@ impl<T> Ordered<T> {
     }
 
     fn is_over_reserve(&self, class: usize) -> bool {
-        self.classes[class].len > self.order.priorities.map_or(0, |priorities| priorities.reserved(class))
+        self.classes[class].len
+            > self.order.priorities.as_ref().map_or(0, |priorities| priorities.reserved(class))
     }
 
     fn remove(&mut self, number: usize, flow: usize) -> Option<Entry<T>> {

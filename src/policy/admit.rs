@@ -21,6 +21,7 @@ use crate::limit::{
 use crate::park::block_on;
 use crate::shed::{LatencyShed, LoadShed};
 use crate::throttle::AdaptiveThrottle;
+use crate::waiting_room::WaitingRoom;
 
 /// Puts a gate of your own into a stack. `Arc<dyn Gate>` needs no wrapper.
 ///
@@ -167,6 +168,29 @@ impl<K, Q: ?Sized> Once for BucketAt<'_, K, Q> {}
 impl<G> Once for Gated<G> {}
 impl<G, J> Once for Judged<G, J> {}
 impl<G, J> Once for WaitUpTo<G, J> {}
+impl Once for WaitingRoom {}
+
+/// Waits for its place as long as the call's deadline allows: to wait is what the room is for.
+impl<T: Send, E: Send> Policy<T, E> for WaitingRoom {
+    async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>
+    where
+        F: Fn(Call) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, Error<E>>> + Send,
+    {
+        let permit = self.acquire_for(call).await?;
+        let result = pin!(next(call)).await;
+        reported(permit, &AnyError, result)
+    }
+}
+
+impl<T, E> Blocking<T, E> for WaitingRoom {
+    fn around_blocking<F>(&self, call: Call, next: F) -> Result<T, Error<E>>
+    where
+        F: FnMut(Call) -> Result<T, Error<E>>,
+    {
+        admitted_blocking(self.acquire_blocking_for(call), &AnyError, call, next)
+    }
+}
 
 impl<T: Send, E: Send, G: Acquire, J: Judge<T, E>> Policy<T, E> for WaitUpTo<G, J> {
     async fn around<F, Fut>(&self, call: Call, next: F) -> Result<T, Error<E>>

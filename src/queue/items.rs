@@ -8,19 +8,24 @@ use crate::clock::NEVER;
 use crate::discipline::{Drain, Entry, Order, Ordered};
 use crate::event::DropReason;
 
+// What a push and a pop of a plain queue write comes first, and in this order lies beside the lock, in one line of the cache:
+// from core to core that line is most of what an item costs.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Items<T> {
     store: Store<T>,
     pub(super) capacity: usize,
+    /// How many items have come in: the number of the next one.
+    seq: u64,
+    /// How many items were popped, or left a plain store by another way; there it is the number of the one at the front.
+    out: u64,
+    /// How many of these were not popped.
+    otherwise: u64,
+    /// One item whose time inside is measured, where not all are: its number, and when it came.
+    probe: (u64, u64),
     pub(super) max_weight: u64,
     pub(super) drain: Drain,
     pub(super) counts: Counts,
-    /// The number of the next item that comes in.
-    seq: u64,
-    /// The number of the item at the front of a plain store.
-    front: u64,
-    /// One item whose time inside is measured, where not all are: its number, and when it came.
-    probe: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -30,11 +35,9 @@ enum Store<T> {
     Ordered(Box<Ordered<T>>),
 }
 
-/// Every item that came in or was refused is counted in one of these, and in the length.
+/// What became of items that were not popped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counts {
-    pub(super) pushed: u64,
-    pub(super) popped: u64,
     pub(super) refused: u64,
     pub(super) dropped: [u64; DropReason::COUNT],
 }
@@ -50,12 +53,13 @@ impl<T> Items<T> {
         Self {
             store: Store::Plain(VecDeque::new()),
             capacity,
+            seq: 0,
+            out: 0,
+            otherwise: 0,
+            probe: (NEVER, NEVER),
             max_weight: u64::MAX,
             drain: Drain::new(),
-            counts: Counts { pushed: 0, popped: 0, refused: 0, dropped: [0; DropReason::COUNT] },
-            seq: 0,
-            front: 0,
-            probe: (NEVER, NEVER),
+            counts: Counts { refused: 0, dropped: [0; DropReason::COUNT] },
         }
     }
 
@@ -74,6 +78,16 @@ impl<T> Items<T> {
         }
     }
 
+    /// Returns how many items were taken in, or dropped as the newest.
+    pub(super) const fn pushed(&self) -> u64 {
+        self.seq + self.counts.dropped[DropReason::Newest as usize]
+    }
+
+    /// Returns how many items came out to whom popped.
+    pub(super) const fn popped(&self) -> u64 {
+        self.out - self.otherwise
+    }
+
     /// Returns the order, if it is not plain.
     pub(super) fn order(&self) -> Option<&Order> {
         match &self.store {
@@ -87,7 +101,7 @@ impl<T> Items<T> {
         let mut ordered = Box::new(Ordered::new(order));
         match &mut self.store {
             Store::Plain(items) => {
-                let entries = items.drain(..).zip(self.front..);
+                let entries = items.drain(..).zip(self.out..);
                 entries.for_each(|(item, seq)| ordered.push(Entry { seq, ..Entry::plain(item) }));
             }
             Store::Ordered(items) => {
@@ -131,14 +145,16 @@ impl<T> Items<T> {
     }
 
     /// Returns whether some classes have places of their own.
-    pub(super) fn keeps_places(&self) -> bool {
-        self.order().is_some_and(Order::keeps_places)
+    pub(super) const fn keeps_places(&self) -> bool {
+        match &self.store {
+            Store::Plain(_) => false,
+            Store::Ordered(items) => items.keeps_places(),
+        }
     }
 
     pub(super) fn put(&mut self, mut entry: Entry<T>) {
         entry.seq = self.seq;
         self.seq += 1;
-        self.counts.pushed += 1;
         match &mut self.store {
             Store::Plain(items) => items.push_back(entry.item),
             Store::Ordered(items) => items.push(entry),
@@ -154,7 +170,6 @@ impl<T> Items<T> {
         }
         items.push_back(item);
         self.seq += 1;
-        self.counts.pushed += 1;
         Ok(())
     }
 
@@ -171,10 +186,10 @@ impl<T> Items<T> {
         }
         let is_timed = items.order.needs_time();
         let entry = entry?;
-        self.counts.popped += 1;
+        self.out += 1;
         let probed = self.measured(entry.seq);
-        if is_timed && self.counts.popped % RATED == 0 {
-            self.drain.sample(now, self.counts.popped);
+        if is_timed && self.popped() % RATED == 0 {
+            self.drain.sample(now, self.popped());
         }
         Some(Taken { item: entry.item, since: if is_timed { entry.at } else { probed } })
     }
@@ -186,9 +201,8 @@ impl<T> Items<T> {
         if items.is_empty() {
             self.drain.idle();
         }
-        let seq = self.front;
-        self.front += 1;
-        self.counts.popped += 1;
+        let seq = self.out;
+        self.out += 1;
         Some(Taken { item, since: self.measured(seq) })
     }
 
@@ -197,8 +211,9 @@ impl<T> Items<T> {
         let (item, seq, why) = match &mut self.store {
             Store::Plain(items) => {
                 let item = items.pop_front()?;
-                self.front += 1;
-                (item, self.front - 1, DropReason::Oldest)
+                self.out += 1;
+                self.otherwise += 1;
+                (item, self.out - 1, DropReason::Oldest)
             }
             Store::Ordered(items) if overflow == Overflow::DropLowest => {
                 let entry = items.evict_lowest(priority)?;
@@ -224,9 +239,12 @@ impl<T> Items<T> {
     pub(super) fn drain_all(&mut self) -> Vec<T> {
         self.probe = (NEVER, NEVER);
         self.drain.idle();
-        self.front = self.seq;
         match &mut self.store {
-            Store::Plain(items) => items.drain(..).collect(),
+            Store::Plain(items) => {
+                self.out += items.len() as u64;
+                self.otherwise += items.len() as u64;
+                items.drain(..).collect()
+            }
             Store::Ordered(items) => std::iter::from_fn(|| items.pop_any()).map(|entry| entry.item).collect(),
         }
     }

@@ -16,6 +16,8 @@ mod pop;
 mod push;
 mod state;
 mod stats;
+#[cfg(feature = "stream")]
+mod stream;
 mod verbs;
 mod wanted;
 
@@ -28,7 +30,7 @@ use crate::error::{BadSetting, Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{DropReason, Event, Hook};
 use crate::histogram::Histogram;
 use crate::setters::setters;
-use crate::sync::{Mutex, const_fn};
+use crate::sync::{Short, const_fn};
 
 use effects::Effects;
 pub use error::{PopError, PushError};
@@ -37,6 +39,8 @@ pub use pop::Pop;
 pub use push::Push;
 use state::State;
 pub use stats::QueueStats;
+#[cfg(feature = "stream")]
+pub use stream::{QueueSink, QueueStream};
 
 /// Holds items until they are popped: at most so many, and, if told so, at most so heavy altogether.
 ///
@@ -76,12 +80,14 @@ pub use stats::QueueStats;
 ///     assert_eq!(sum, 45);
 /// });
 /// ```
+#[repr(C, align(64))]
 pub struct Queue<T> {
-    state: Mutex<State<T>>,
+    state: Short<State<T>>,
     overflow: Overflow,
     is_plain: bool,
     is_timed: bool,
     by_cost: bool,
+    by_priority: bool,
     key_of: Option<KeyOf<T>>,
     on_drop: Option<OnDrop<T>>,
     waits: Histogram,
@@ -126,11 +132,12 @@ impl<T> Queue<T> {
                 absurd("capacity", 0, MUST_BE_SOME);
             }
             Self {
-                state: Mutex::new(State::new(capacity)),
+                state: Short::new(State::new(capacity)),
                 overflow: Overflow::Wait,
                 is_plain: true,
                 is_timed: false,
                 by_cost: false,
+                by_priority: false,
                 key_of: None,
                 on_drop: None,
                 waits: Histogram::new(),
@@ -294,7 +301,8 @@ impl<T> Queue<T> {
     ///
     /// So what matters most finds room to the end, whatever the priorities are and however many there are of each.
     #[must_use = "returns the changed queue"]
-    pub fn admit_by_priority(self) -> Self {
+    pub fn admit_by_priority(mut self) -> Self {
+        self.by_priority = true;
         self.state.lock().threshold = Some(Box::new(Threshold::new()));
         self.reordered(|_| {})
     }

@@ -4,32 +4,28 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use pin_project_lite::pin_project;
-
 use super::effects::{Effects, Look};
 use super::{PopError, Queue};
 use crate::clock::{NEVER, Sleep};
 
-pin_project! {
-    /// Takes the next item of a queue once there is one; made by [`Queue::pop`].
-    ///
-    /// Dropping it loses nothing: the item stays in its place in the queue until this future is polled for it.
-    #[must_use = "nothing is popped unless it is awaited"]
-    pub struct Pop<'a, T> {
-        queue: &'a Queue<T>,
-        deadline: u64,
-        // Since it waits.
-        key: Option<usize>,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
+/// Takes the next item of a queue once there is one; made by [`Queue::pop`].
+///
+/// Dropping it loses nothing: the item stays in its place in the queue until this future is polled for it.
+#[must_use = "nothing is popped unless it is awaited"]
+pub struct Pop<'a, T> {
+    queue: &'a Queue<T>,
+    deadline: u64,
+    /// Since it waits.
+    key: Option<usize>,
+    /// Since it waits with a deadline; most never do.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
 
-    impl<T> PinnedDrop for Pop<'_, T> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if let Some(key) = this.key.take() {
-                leave(*this.queue, key);
-            }
+impl<T> Drop for Pop<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            leave(self.queue, key);
         }
     }
 }
@@ -41,7 +37,7 @@ impl<'a, T> Pop<'a, T> {
 }
 
 /// Leaves the line, and passes on what it was granted.
-fn leave<T>(queue: &Queue<T>, key: usize) {
+pub(super) fn leave<T>(queue: &Queue<T>, key: usize) {
     let mut effects = Effects::none();
     let waker = queue.state.lock().leave_poppers(key, &mut effects);
     queue.follow_up(effects);
@@ -51,50 +47,28 @@ fn leave<T>(queue: &Queue<T>, key: usize) {
 impl<T> Future for Pop<'_, T> {
     type Output = Result<T, PopError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let queue = *this.queue;
-        if this.key.is_none() {
-            match queue.try_pop() {
-                Err(PopError::Empty) => {}
-                result => return Poll::Ready(result),
-            }
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let popped = poll_item(this.queue, &mut this.key, context);
+        if popped.is_ready() || this.deadline == NEVER {
+            return popped;
         }
+        this.poll_deadline(context)
+    }
+}
 
-        // Cloned and dropped outside the lock: wakers are user code.
-        let mut waker = Some(context.waker().clone());
-        let (now, mut effects) = (queue.now(), Effects::none());
-        let mut state = queue.state.lock();
-        let look = match *this.key {
-            None => match state.pop(now, &mut effects) {
-                Some(taken) => Look::Taken(taken),
-                None if state.is_over() => Look::Closed,
-                None => Look::NotYet(state.join_poppers(waker.take())),
-            },
-            Some(key) => state.look(key, now, &mut waker, &mut effects),
-        };
-        drop(state);
-        drop(waker);
-        queue.follow_up(effects);
-        *this.key = None;
-        match look {
-            Look::Taken(taken) => return Poll::Ready(Ok(queue.delivered(taken, now))),
-            Look::Closed => return Poll::Ready(Err(PopError::Closed)),
-            Look::NotYet(key) => *this.key = Some(key),
-        }
-
-        if *this.deadline == NEVER {
-            return Poll::Pending;
-        }
-        if queue.clock.nanos() < *this.deadline {
-            if this.sleep.is_none() {
-                this.sleep.set(Some(queue.clock.sleep_until_nanos(*this.deadline)));
-            }
-            ready!(this.sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
+impl<T> Pop<'_, T> {
+    #[cold]
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Result<T, PopError>> {
+        let (queue, deadline) = (self.queue, self.deadline);
+        if queue.clock.nanos() < deadline {
+            let sleep = || Box::pin(queue.clock.sleep_until_nanos(deadline));
+            ready!(self.sleep.get_or_insert_with(sleep).as_mut().poll(context));
         }
 
         // The time is over; it may have been granted an item just before.
-        let key = this.key.take().expect("it joined the line above");
+        let key = self.key.take().expect("it joined the line above");
         let (now, mut effects, mut waker) = (queue.now(), Effects::none(), None);
         let mut state = queue.state.lock();
         let look = state.look(key, now, &mut waker, &mut effects);
@@ -110,6 +84,59 @@ impl<T> Future for Pop<'_, T> {
             Look::Closed => Err(PopError::Closed),
             Look::NotYet(_) => Err(PopError::Empty),
         })
+    }
+}
+
+/// Takes an item, or waits for one in the place that `key` has in the line.
+#[inline]
+pub(super) fn poll_item<T>(
+    queue: &Queue<T>,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<T, PopError>> {
+    if key.is_none() {
+        if let Some(Ok(item)) = queue.pop_fast() {
+            return Poll::Ready(Ok(item));
+        }
+    }
+    wait_for_item(queue, key, context)
+}
+
+#[inline(never)]
+fn wait_for_item<T>(
+    queue: &Queue<T>,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<T, PopError>> {
+    // First without a waker, which costs more than the rest.
+    if key.is_none() {
+        match queue.pop_slow() {
+            Err(PopError::Empty) => {}
+            result => return Poll::Ready(result),
+        }
+    }
+    // Cloned and dropped outside the lock: wakers are user code.
+    let mut waker = Some(context.waker().clone());
+    let (now, mut effects) = (queue.now(), Effects::none());
+    let mut state = queue.state.lock();
+    let look = match key.take() {
+        None => match state.pop(now, &mut effects) {
+            Some(taken) => Look::Taken(taken),
+            None if state.is_over() => Look::Closed,
+            None => Look::NotYet(state.join_poppers(waker.take())),
+        },
+        Some(key) => state.look(key, now, &mut waker, &mut effects),
+    };
+    drop(state);
+    drop(waker);
+    queue.follow_up(effects);
+    match look {
+        Look::Taken(taken) => Poll::Ready(Ok(queue.delivered(taken, now))),
+        Look::Closed => Poll::Ready(Err(PopError::Closed)),
+        Look::NotYet(place) => {
+            *key = Some(place);
+            Poll::Pending
+        }
     }
 }
 

@@ -4,33 +4,35 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use pin_project_lite::pin_project;
-
 use super::effects::{Effects, PushLook, Pushed};
 use super::{Entry, Event, PushError, Queue, Reason};
 use crate::call::Call;
 use crate::clock::{NEVER, Sleep};
 
-pin_project! {
-    /// Puts an item into a queue once there is room; made by [`Queue::push`].
-    ///
-    /// Dropping it leaves the line. The item is then inside, or it is dropped with the future;
-    /// [`cancel`](Push::cancel) tells which, and gives it back.
-    #[must_use = "nothing is pushed unless it is awaited"]
-    pub struct Push<'a, T> {
-        queue: &'a Queue<T>,
-        // Before it waits.
-        item: Option<T>,
-        call: Call,
-        // Since it waits.
-        key: Option<usize>,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
+/// Puts an item into a queue once there is room; made by [`Queue::push`].
+///
+/// Dropping it leaves the line. The item is then inside, or it is dropped with the future;
+/// [`cancel`](Push::cancel) tells which, and gives it back.
+#[must_use = "nothing is pushed unless it is awaited"]
+pub struct Push<'a, T> {
+    queue: &'a Queue<T>,
+    /// Before it waits.
+    item: Option<T>,
+    call: Call,
+    /// Since it waits.
+    key: Option<usize>,
+    /// Since it waits with a deadline; most never do.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
 
-    impl<T> PinnedDrop for Push<'_, T> {
-        fn drop(this: Pin<&mut Self>) {
-            drop(this.cancel());
+/// An item is moved in and out, and never pinned.
+impl<T> Unpin for Push<'_, T> {}
+
+impl<T> Drop for Push<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            drop(leave(self.queue, key));
         }
     }
 }
@@ -51,74 +53,50 @@ impl<'a, T> Push<'a, T> {
     /// queue.try_push(1).unwrap();
     /// let mut push = pin!(queue.push(2));
     /// assert!(push.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    /// assert_eq!(push.as_mut().cancel(), Some(2));
+    /// assert_eq!(push.cancel(), Some(2));
     /// ```
-    pub fn cancel(self: Pin<&mut Self>) -> Option<T> {
-        let this = self.project();
-        let Some(key) = this.key.take() else { return this.item.take() };
-        let queue = *this.queue;
-        let (now, mut effects) = (queue.now(), Effects::none());
-        let (item, waker) = queue.state.lock().leave_pushers(key, now, &mut effects);
-        queue.follow_up(effects);
-        drop(waker);
-        item
+    pub fn cancel(&mut self) -> Option<T> {
+        match self.key.take() {
+            Some(key) => leave(self.queue, key),
+            None => self.item.take(),
+        }
     }
+}
+
+/// Leaves the line; returns the item unless it is in the queue already.
+pub(super) fn leave<T>(queue: &Queue<T>, key: usize) -> Option<T> {
+    let (now, mut effects) = (queue.now(), Effects::none());
+    let (item, waker) = queue.state.lock().leave_pushers(key, now, &mut effects);
+    queue.follow_up(effects);
+    drop(waker);
+    item
 }
 
 impl<T> Future for Push<'_, T> {
     type Output = Result<(), PushError<T>>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let queue = *this.queue;
-        match *this.key {
-            None => {
-                let item = this.item.take().expect("a push that has ended is not polled again");
-                let item = match queue.push_fast(item) {
-                    Ok(()) => return Poll::Ready(Ok(())),
-                    Err(item) => item,
-                };
-                match queue.push_or_join(queue.entry(item, *this.call), context.waker()) {
-                    Ok(None) => return Poll::Ready(Ok(())),
-                    Ok(Some(key)) => *this.key = Some(key),
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
-            Some(key) => {
-                // Cloned and dropped outside the lock: wakers are user code.
-                let mut waker = Some(context.waker().clone());
-                let look = queue.state.lock().look_pusher(key, &mut waker);
-                drop(waker);
-                if let PushLook::NotYet = look {
-                } else {
-                    *this.key = None;
-                }
-                match look {
-                    PushLook::In => {
-                        queue.hook.emit(Event::Admitted);
-                        return Poll::Ready(Ok(()));
-                    }
-                    PushLook::Refused(item, reason) => {
-                        return Poll::Ready(Err(queue.refused(item, reason)));
-                    }
-                    PushLook::NotYet => {}
-                }
-            }
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let pushed = poll_room(this.queue, &mut this.item, this.call, &mut this.key, context);
+        if pushed.is_ready() || this.call.deadline == NEVER {
+            return pushed;
         }
+        this.poll_deadline(context)
+    }
+}
 
-        let deadline = this.call.deadline;
-        if deadline == NEVER {
-            return Poll::Pending;
-        }
+impl<T> Push<'_, T> {
+    #[cold]
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PushError<T>>> {
+        let (queue, deadline) = (self.queue, self.call.deadline);
         if queue.clock.nanos() < deadline {
-            if this.sleep.is_none() {
-                this.sleep.set(Some(queue.clock.sleep_until_nanos(deadline)));
-            }
-            ready!(this.sleep.as_mut().as_pin_mut().expect("set just now").poll(context));
+            let sleep = || Box::pin(queue.clock.sleep_until_nanos(deadline));
+            ready!(self.sleep.get_or_insert_with(sleep).as_mut().poll(context));
         }
 
         // The time is over; the item may have been moved in just before.
-        let key = this.key.take().expect("it joined the line above");
+        let key = self.key.take().expect("it joined the line above");
         let (now, mut effects) = (queue.now(), Effects::none());
         let mut state = queue.state.lock();
         let (item, waker) = state.leave_pushers(key, now, &mut effects);
@@ -134,6 +112,70 @@ impl<T> Future for Push<'_, T> {
             }
         })
     }
+}
+
+/// Puts the item in, or waits for room in the place that `key` has in the line.
+///
+/// Inlined as far as an item goes in at once, so that no error, which is large, is made room for where there is none.
+#[inline]
+pub(super) fn poll_room<T>(
+    queue: &Queue<T>,
+    item: &mut Option<T>,
+    call: Call,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), PushError<T>>> {
+    if key.is_none() {
+        match queue.push_fast(item.take().expect("a push that has ended is not polled again")) {
+            Ok(()) => return Poll::Ready(Ok(())),
+            Err(back) => *item = Some(back),
+        }
+    }
+    wait_for_room(queue, item, call, key, context)
+}
+
+#[inline(never)]
+fn wait_for_room<T>(
+    queue: &Queue<T>,
+    item: &mut Option<T>,
+    call: Call,
+    key: &mut Option<usize>,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), PushError<T>>> {
+    let Some(place) = *key else {
+        let Some(item) = item.take() else { return Poll::Pending };
+        let mut entry = queue.entry(item, call);
+        // First without a waker, which costs more than the rest; not where it would be counted twice.
+        if !queue.by_priority {
+            entry = match queue.push_entry(entry, true) {
+                Pushed::In => return Poll::Ready(Ok(())),
+                Pushed::Full(entry) => entry,
+                Pushed::Refused(entry, reason) => {
+                    return Poll::Ready(Err(queue.refused(entry.item, reason)));
+                }
+            };
+        }
+        *key = match queue.push_or_join(entry, context.waker()) {
+            Ok(None) => return Poll::Ready(Ok(())),
+            Ok(key) => key,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        return Poll::Pending;
+    };
+    // Cloned and dropped outside the lock: wakers are user code.
+    let mut waker = Some(context.waker().clone());
+    let look = queue.state.lock().look_pusher(place, &mut waker);
+    drop(waker);
+    let result = match look {
+        PushLook::NotYet => return Poll::Pending,
+        PushLook::In => {
+            queue.hook.emit(Event::Admitted);
+            Ok(())
+        }
+        PushLook::Refused(item, reason) => Err(queue.refused(item, reason)),
+    };
+    *key = None;
+    Poll::Ready(result)
 }
 
 impl<T> Queue<T> {

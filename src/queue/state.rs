@@ -21,17 +21,18 @@ use crate::event::DropReason;
 use crate::slab::Slab;
 
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct State<T> {
     pub(super) items: Items<T>,
-    pub(super) threshold: Option<Box<Threshold>>,
     pub(super) is_closed: bool,
-    pub(super) wanted: Option<Wanted<T>>,
     /// Poppers are woken newest first.
     pub(super) wakes_newest: bool,
     /// How many poppers were woken for an item and have not come yet.
     granted: usize,
     pub(super) poppers: Slab<Popper>,
     pub(super) pushers: Slab<Pusher<T>>,
+    pub(super) threshold: Option<Box<Threshold>>,
+    pub(super) wanted: Option<Wanted<T>>,
 }
 
 /// Who waits for an item.
@@ -74,19 +75,17 @@ impl<T> State<T> {
         if self.poppers.queued() == 0 {
             return Ok(None);
         }
-        let mut effects = Effects::<T>::none();
-        self.grant(&mut effects);
-        Ok(effects.waker)
+        Ok(self.grant_one())
     }
 
-    /// Takes an item from a plain store at which nobody waits to push.
+    /// Takes an item, if there is one, from a plain store at which nobody waits to push.
     #[inline]
-    pub(super) fn pop_plain(&mut self) -> Option<Taken<T>> {
+    pub(super) fn pop_plain(&mut self) -> Option<Option<Taken<T>>> {
         // Closed, the last one has others to wake.
         if self.pushers.queued() > 0 || self.is_closed {
             return None;
         }
-        self.items.take_plain()
+        Some(self.items.take_plain())
     }
 
     /// Puts an item in, makes room for it, or says why not; `waits` if its pusher would wait.
@@ -112,7 +111,6 @@ impl<T> State<T> {
             Overflow::Wait if waits => return Pushed::Full(entry),
             Overflow::Wait | Overflow::Reject => {}
             Overflow::DropNewest => {
-                self.items.counts.pushed += 1;
                 self.drop_item(entry.item, DropReason::Newest, effects);
                 return Pushed::In;
             }
@@ -169,8 +167,8 @@ impl<T> State<T> {
         if self.items.is_hopeless(entry, now) {
             return Some(Reason::DeadlineExceeded);
         }
-        let fill = self.items.fill();
-        let admits = self.threshold.as_mut().is_none_or(|threshold| threshold.admits(entry.priority, fill));
+        let threshold = self.threshold.as_mut()?;
+        let admits = threshold.admits(entry.priority, self.items.fill());
         (!admits).then_some(Reason::Shed)
     }
 
@@ -265,15 +263,23 @@ impl<T> State<T> {
 
     /// Wakes one popper for each item for which none was woken yet.
     fn grant(&mut self, effects: &mut Effects<T>) {
-        while self.items.len() > self.granted {
-            let next = if self.wakes_newest { self.poppers.last() } else { self.poppers.first() };
-            let Some(key) = next else { return };
-            self.poppers.unqueue(key);
-            let Some(popper) = self.poppers.get_mut(key) else { return };
-            popper.is_granted = true;
-            self.granted += 1;
-            effects.wake(popper.waker.take());
+        while self.items.len() > self.granted && self.poppers.queued() > 0 {
+            let waker = self.grant_one();
+            effects.wake(waker);
         }
+    }
+
+    /// Grants an item to the next popper, if there are both; returns whom to wake.
+    fn grant_one(&mut self) -> Option<Waker> {
+        if self.items.len() <= self.granted {
+            return None;
+        }
+        let key = if self.wakes_newest { self.poppers.last() } else { self.poppers.first() }?;
+        self.poppers.unqueue(key);
+        let popper = self.poppers.get_mut(key)?;
+        popper.is_granted = true;
+        self.granted += 1;
+        popper.waker.take()
     }
 
     fn wake_poppers(&mut self, effects: &mut Effects<T>) {

@@ -6,12 +6,7 @@ use super::effects::{Effects, Pushed, Taken};
 use super::{Entry, Event, Pop, PopError, Push, PushError, Queue, Reason, Rejected};
 use crate::call::Call;
 use crate::clock::NEVER;
-use crate::park::block_on;
-use crate::sync::back_off;
-
-/// How often a thread looks again before it parks. What it waits for often comes within a microsecond, and to park and be
-/// woken takes many. In a model it parks at once: what it finds before needs no wake-up.
-const ROUNDS: usize = if cfg!(floodwall_loom) { 0 } else { 2 };
+use crate::park::{PATIENCE, block_on, patiently};
 
 impl<T> Queue<T> {
     /// Puts an item in if there is room. Never waits.
@@ -83,15 +78,26 @@ impl<T> Queue<T> {
     ///
     /// As [`push_for`](Self::push_for).
     pub fn push_blocking_for(&self, mut item: T, call: Call) -> Result<(), PushError<T>> {
-        for round in 0..=ROUNDS {
-            match self.push_fast(item) {
-                Ok(()) => return Ok(()),
-                Err(back) => item = back,
+        match self.push_fast(item) {
+            Ok(()) => return Ok(()),
+            Err(back) => item = back,
+        }
+        // Where priorities are counted to tell which to admit, it is counted once; and who has a deadline may have little time.
+        if !self.by_priority && call.deadline == NEVER {
+            let mut entry = Some(self.entry(item, call));
+            let pushed = patiently(|| match self.push_entry(entry.take()?, true) {
+                Pushed::Full(back) => {
+                    entry = Some(back);
+                    None
+                }
+                Pushed::In => Some(Ok(())),
+                Pushed::Refused(entry, reason) => Some(Err(self.refused(entry.item, reason))),
+            });
+            match (pushed, entry) {
+                (Some(pushed), _) => return pushed,
+                (None, Some(entry)) => item = entry.item,
+                (None, None) => unreachable!("it was pushed, or has come back"),
             }
-            if !self.is_plain || round == ROUNDS {
-                break;
-            }
-            back_off();
         }
         block_on(self.push_for(item, call))
     }
@@ -104,7 +110,7 @@ impl<T> Queue<T> {
     #[inline]
     pub fn try_pop(&self) -> Result<T, PopError> {
         match self.pop_fast() {
-            Some(item) => Ok(item),
+            Some(popped) => popped,
             None => self.pop_slow(),
         }
     }
@@ -151,17 +157,15 @@ impl<T> Queue<T> {
     ///
     /// As [`pop_within`](Self::pop_within).
     pub fn pop_blocking_within(&self, limit: Duration) -> Result<T, PopError> {
-        self.pop_soon().unwrap_or_else(|| block_on(self.pop_within(limit)))
+        let soon = if limit < PATIENCE { None } else { self.pop_soon() };
+        soon.unwrap_or_else(|| block_on(self.pop_within(limit)))
     }
 
     fn pop_soon(&self) -> Option<Result<T, PopError>> {
-        for _ in 0..ROUNDS {
-            match self.try_pop() {
-                Err(PopError::Empty) => back_off(),
-                result => return Some(result),
-            }
-        }
-        None
+        patiently(|| match self.try_pop() {
+            Err(PopError::Empty) => None,
+            result => Some(result),
+        })
     }
 
     pub(super) fn entry(&self, item: T, call: Call) -> Entry<T> {
@@ -239,19 +243,24 @@ impl<T> Queue<T> {
 
     /// Pops where nothing but the order of coming matters.
     #[inline]
-    fn pop_fast(&self) -> Option<T> {
+    pub(super) fn pop_fast(&self) -> Option<Result<T, PopError>> {
         if !self.is_plain {
             return None;
         }
-        let Taken { item, since } = self.state.lock().pop_plain()?;
-        if since != NEVER {
-            self.measure(since, 0);
+        let popped = self.state.lock().pop_plain();
+        match popped? {
+            Some(Taken { item, since }) => {
+                if since != NEVER {
+                    self.measure(since, 0);
+                }
+                Some(Ok(item))
+            }
+            None => Some(Err(PopError::Empty)),
         }
-        Some(item)
     }
 
     #[inline(never)]
-    fn pop_slow(&self) -> Result<T, PopError> {
+    pub(super) fn pop_slow(&self) -> Result<T, PopError> {
         let (now, mut effects) = (self.now(), Effects::none());
         let mut state = self.state.lock();
         let taken = state.pop(now, &mut effects);
@@ -279,7 +288,7 @@ impl<T> Queue<T> {
         self.waits.record(Duration::from_nanos(end.saturating_sub(since)));
         if !self.is_timed {
             let mut state = self.state.lock();
-            let popped = state.items.counts.popped;
+            let popped = state.items.popped();
             state.items.drain.sample(end, popped);
         }
     }

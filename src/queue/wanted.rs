@@ -50,6 +50,13 @@ impl<T: 'static> Queue<T> {
         self.reordered(|order| order.is_timed = true)
     }
 
+    /// Takes the observer away, for whoever tells what happens in better words; the name stays.
+    pub(crate) fn silent(mut self) -> (Self, Hook) {
+        let silent = Hook::named(self.hook.name);
+        let hook = std::mem::replace(&mut self.hook, silent);
+        (self, hook)
+    }
+
     pub(crate) const fn clock_ref(&self) -> &Clock {
         &self.clock
     }

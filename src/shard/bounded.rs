@@ -54,7 +54,9 @@ impl<N> Bounded<N> {
 
     /// Assigns a call to the best node for its key that has room. Drop what it returns when the call has ended. `None` if no node is up.
     pub fn assign<K: Key + ?Sized>(&self, key: &K) -> Option<Assigned<N>> {
-        let (snapshot, _) = self.shared.hold();
+        let (held, _) = self.shared.hold();
+        let mut replicas = held.replicas(key);
+        let snapshot = replicas.snapshot;
         let all = Counted::one(&self.shared);
         let weight: f64 = snapshot
             .roster
@@ -67,7 +69,6 @@ impl<N> Bounded<N> {
             // The total includes this call, so that together there is always room for it.
             (self.factor * all.total as f64 * share - 1e-9).ceil().max(1.0) as u64
         };
-        let mut replicas = snapshot.replicas(key);
         while let Some(index) = replicas.step() {
             let load = &snapshot.loads[index as usize];
             let quota = quota(index);
@@ -79,7 +80,7 @@ impl<N> Bounded<N> {
             }
         }
         // While others come and go, each node may be found full in its turn: then the home takes it.
-        let index = snapshot.replicas(key).step()?;
+        let index = held.replicas(key).step()?;
         let load = &snapshot.loads[index as usize];
         load.fetch_add(1, Ordering::Relaxed);
         Some(Assigned { node: snapshot.nodes[index as usize].clone(), load: load.clone(), _all: all })

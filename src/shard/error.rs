@@ -43,7 +43,7 @@ pub enum ShardError {
     },
     /// Data moves at the moment, see [`Shift`](crate::shard::Shift); or, when one is ended, some of it has yet to.
     Moving,
-    /// The set has changed since the draft was made.
+    /// The set has changed since the draft was made, or the plan leads elsewhere.
     Stale,
     /// The nodes are those that were saved, and keys live elsewhere: the strategy or its history is another.
     Disagree,
@@ -60,7 +60,7 @@ impl fmt::Display for ShardError {
             Self::NotLast(id) => write!(f, "{id}: this strategy can only give up the last node"),
             Self::TooMany { nodes, most } => write!(f, "{nodes} nodes, at most {most} can be told apart"),
             Self::Moving => f.write_str("data is still moving"),
-            Self::Stale => f.write_str("the set has changed since the draft was made"),
+            Self::Stale => f.write_str("the set has changed since the draft or the plan was made"),
             Self::Disagree => f.write_str("keys live elsewhere than when this was saved"),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::key::Key;
 use super::snapshot::{SAMPLES, Snapshot, located, sample};
@@ -20,6 +21,9 @@ pub enum Piece {
     Keys(Vec<u8>, Option<Vec<u8>>),
     /// All that live on the one node before and on the other after.
     All,
+    /// All that move and are in no other piece, from whichever node to whichever: the last move of a plan that was made from some
+    /// of the keys. [`Shift::find`](crate::shard::Shift::find) tells which these are.
+    Rest,
 }
 
 /// A part of all keys that moves from one node to another.
@@ -28,12 +32,12 @@ pub enum Piece {
 pub struct Move {
     /// Which keys.
     pub piece: Piece,
-    /// The id of the node on which they live before.
+    /// The id of the node on which they live before; empty for [`Piece::Rest`].
     pub from: String,
-    /// The id of the node on which they live after.
+    /// The id of the node on which they live after; empty for [`Piece::Rest`].
     pub to: String,
     /// How much of everything it is, from 0 to 1: by hashes, by the keys that were counted, or as
-    /// [`weigh`](Plan::weigh) says. Zero for a range of keys that was not weighed.
+    /// [`weigh`](Plan::weigh) says. Zero for a range of keys that was not weighed, and for the rest.
     pub share: f64,
 }
 
@@ -62,6 +66,8 @@ pub struct Move {
 pub struct Plan {
     moves: Vec<Move>,
     minimum: f64,
+    /// The fingerprints of the snapshots between which it leads.
+    between: (u64, u64),
     /// The move of each piece that is numbered: first, last and which, by number.
     numbered: Vec<(u64, u64, usize)>,
 }
@@ -149,7 +155,7 @@ impl Plan {
             };
             Move { piece, from: before.id(from).into(), to: after.id(to).into(), share }
         });
-        Self::ordered(moves.collect(), minimum(before, after))
+        Self::ordered(moves.collect(), before, after)
     }
 
     pub(super) fn of_keys<N, K: Key>(
@@ -174,11 +180,16 @@ impl Plan {
             to: after.id(to).into(),
             share: count as f64 / all as f64,
         });
-        Self::ordered(moves.collect(), minimum(before, after))
+        let mut plan = Self::ordered(moves.collect(), before, after);
+        if !Arc::ptr_eq(&before.layout, &after.layout) {
+            let (from, to) = (String::new(), String::new());
+            plan.moves.push(Move { piece: Piece::Rest, from, to, share: 0.0 });
+        }
+        plan
     }
 
     /// Nodes take turns, those that have to give up most first, so that neither they nor those that receive wait for each other.
-    fn ordered(mut moves: Vec<Move>, minimum: f64) -> Self {
+    fn ordered<N>(mut moves: Vec<Move>, before: &Snapshot<N>, after: &Snapshot<N>) -> Self {
         let mut gives: BTreeMap<String, f64> = BTreeMap::new();
         moves.iter().for_each(|part| *gives.entry(part.from.clone()).or_default() += part.share);
         let mut turns: BTreeMap<String, u32> = BTreeMap::new();
@@ -195,7 +206,13 @@ impl Plan {
         });
         let mut taken: Vec<Option<Move>> = moves.drain(..).map(Some).collect();
         moves.extend(order.into_iter().filter_map(|at| taken[at].take()));
-        Self { numbered: numbered(&moves), moves, minimum }
+        let between = (before.fingerprint(), after.fingerprint());
+        Self { numbered: numbered(&moves), moves, minimum: minimum(before, after), between }
+    }
+
+    /// Whether it leads from the one of these snapshots to the other.
+    pub(super) fn is_between<N>(&self, before: &Snapshot<N>, after: &Snapshot<N>) -> bool {
+        self.between == (before.fingerprint(), after.fingerprint())
     }
 
     /// Returns the moves, in the order in which to make them.
@@ -292,6 +309,8 @@ impl Plan {
         let mut starts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for (at, part) in self.moves.iter().enumerate() {
             let start = starts.entry((&part.from, &part.to)).or_default();
+            // Of the rest nobody knows who takes part: nobody else meanwhile.
+            *start = if part.piece == Piece::Rest { waves.len() } else { *start };
             let busy = |wave: &Busy<'_>, key| wave.get(&key).is_some_and(|n| *n >= at_once);
             while waves
                 .get(*start)
@@ -320,6 +339,7 @@ impl Plan {
         }
         self.moves.iter().position(|part| match &part.piece {
             Piece::Keys(first, end) => **first <= *key && end.as_ref().is_none_or(|end| *key < **end),
+            Piece::Rest => true,
             _ => part.from == from && part.to == to,
         })
     }
@@ -349,13 +369,14 @@ impl<N> Snapshot<N> {
     /// Plans the way from this snapshot to another.
     ///
     /// With strategies whose homes cannot be listed (rendezvous, jump, multi-probe, directory and rules), a move is all that lives on one
-    /// node before and on another after, and shares are those of 2^17 keys at random; [`plan_of`](Self::plan_of) takes yours.
+    /// node before and on another after, and shares are those of 2^17 keys at random; [`plan_of`](Self::plan_of) takes yours. What these
+    /// keys do not show is in the last move, [`Piece::Rest`].
     pub fn plan(&self, next: &Self) -> Plan {
         Plan::new(self, next)
     }
 
-    /// Plans the way from this snapshot to another for these keys alone: a move is all that lives on one node before and on
-    /// another after.
+    /// Plans the way from this snapshot to another by these keys: a move is all that lives on one node before and on
+    /// another after, and what these keys do not show is in the last move, [`Piece::Rest`].
     ///
     /// The way for strategies with exceptions, such as a directory, of which keys at random show nothing.
     pub fn plan_of<K: Key>(&self, next: &Self, keys: impl IntoIterator<Item = K>) -> Plan {
@@ -367,7 +388,7 @@ impl<N> Snapshot<N> {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut pairs: BTreeMap<(&str, &str), (usize, f64)> = BTreeMap::new();
-        for part in &self.moves {
+        for part in self.moves.iter().filter(|part| part.piece != Piece::Rest) {
             let pair = pairs.entry((&part.from, &part.to)).or_default();
             *pair = (pair.0 + 1, pair.1 + part.share);
         }
@@ -375,6 +396,9 @@ impl fmt::Display for Plan {
         let to = pairs.keys().map(|pair| pair.1.len()).max().unwrap_or(0);
         for ((from, target), (count, share)) in &pairs {
             writeln!(f, "{from:wide$} -> {target:to$}  {:7.3} % in {count} parts", share * 100.0)?;
+        }
+        if self.moves.iter().any(|part| part.piece == Piece::Rest) {
+            writeln!(f, "and the rest, if there is any")?;
         }
         let (share, minimum) = (self.share() * 100.0, self.minimum * 100.0);
         write!(f, "moves {share:.3} % of all; the least possible is {minimum:.3} %")

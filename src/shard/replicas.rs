@@ -54,7 +54,8 @@ impl Zones {
 /// # Ok::<(), floodwall::shard::ShardError>(())
 /// ```
 pub struct Replicas<'a, N> {
-    snapshot: &'a Snapshot<N>,
+    /// Whose numbers the nodes have: while data moves it may be the next one.
+    pub(super) snapshot: &'a Snapshot<N>,
     spot: Spot,
     walk: Walk,
     /// How many turns each zone has had, to within one.

@@ -131,7 +131,8 @@ impl<N> Shared<N> {
 
     /// Puts `next` in place of `before`; `None` if that is not in place any more.
     pub(super) fn install(&self, before: &Snapshot<N>, mut next: Snapshot<N>) -> Option<Arc<Snapshot<N>>> {
-        next.version = before.version + 1;
+        // Around the end: a state that was saved elsewhere may say anything.
+        next.version = before.version.wrapping_add(1);
         let next = Arc::new(next);
         let mut fresh: Vec<_> = self.lanes.iter().map(|_| Own::new(&next)).collect();
         // The old ones are dropped after the locks, and with them the nodes that left.
@@ -287,7 +288,7 @@ impl<N> Sharder<N> {
     ///
     /// A step a node: the strategy is not asked.
     pub fn mark_down(&self, id: &str) -> Result<(), ShardError> {
-        self.change(|draft| draft.mark(id, true).map(|_| ()))
+        self.mark(id, true)
     }
 
     /// Marks a node as up again: its keys come back.
@@ -296,7 +297,26 @@ impl<N> Sharder<N> {
     ///
     /// If there is none of this id.
     pub fn mark_up(&self, id: &str) -> Result<(), ShardError> {
-        self.change(|draft| draft.mark(id, false).map(|_| ()))
+        self.mark(id, false)
+    }
+
+    fn mark(&self, id: &str, is_down: bool) -> Result<(), ShardError> {
+        loop {
+            let before = self.snapshot();
+            // A node that joins by a shift is in the next set only.
+            let moving = before
+                .moving
+                .as_deref()
+                .filter(|moving| before.roster.find(id).is_none() && moving.next.roster.find(id).is_some());
+            let Some(moving) = moving else {
+                return self.change(|draft| draft.mark(id, is_down).map(|_| ()));
+            };
+            let moving = Arc::new(moving.with_next(moving.next.draft().mark(id, is_down)?.build()?));
+            let next = before.draft().build()?.with_moving(Some(moving));
+            if self.shared.install(&before, next).is_some() {
+                return Ok(());
+            }
+        }
     }
 
     /// Places keys by another strategy from now on.
@@ -361,7 +381,7 @@ fn marked_alike<N>(present: &Snapshot<N>, moving: &Moving<N>) -> Result<Moving<N
     for (id, _) in moving.next.nodes().filter(|(id, _)| present.node(id).is_some()) {
         draft.mark(id, present.is_down(id))?;
     }
-    Ok(Moving { next: Arc::new(draft.build()?), plan: moving.plan.clone(), phases: moving.phases.clone() })
+    Ok(moving.with_next(draft.build()?))
 }
 
 impl<N> From<Snapshot<N>> for Sharder<N> {

@@ -25,6 +25,17 @@ pub enum Phase {
     Switched,
 }
 
+impl Phase {
+    fn of(phase: &AtomicU64) -> Self {
+        // Acquire, with the Release that sets it: whoever reads from the new node finds what was copied before.
+        match phase.load(Ordering::Acquire) {
+            0 => Self::Waiting,
+            1 => Self::Copying,
+            _ => Self::Switched,
+        }
+    }
+}
+
 /// What a sharder is on the way to.
 pub(super) struct Moving<N> {
     pub(super) next: Arc<Snapshot<N>>,
@@ -34,31 +45,27 @@ pub(super) struct Moving<N> {
 }
 
 impl<N> Moving<N> {
-    /// Where a key lives before and after, and how far its move is; `None` if it stays.
-    fn find(&self, before: &Snapshot<N>, key: &[u8]) -> (u32, Option<(u32, Phase)>) {
+    /// Where a key lives before and after, and the number of its move; `None` if it stays.
+    fn find(&self, before: &Snapshot<N>, key: &[u8]) -> (u32, Option<(u32, usize)>) {
         let (_, from) = located(before, key);
         let (_, to) = located(&self.next, key);
         if before.id(from) == self.next.id(to) {
             return (from, None);
         }
-        let phase = match self.plan.find(before, key, before.id(from), self.next.id(to)) {
-            Some(at) => self.phase(at),
-            // In no move, as the plan was made from other keys: nobody may lose a write all the same.
-            None => Phase::Copying,
-        };
-        (from, Some((to, phase)))
+        let at = self.plan.find(before, key, before.id(from), self.next.id(to));
+        (from, Some((to, at.expect("a plan between two snapshots knows every key that moves"))))
     }
 
-    pub(super) fn is_switched(&self, before: &Snapshot<N>, key: &[u8]) -> bool {
-        matches!(self.find(before, key).1, Some((_, Phase::Switched)))
+    /// The same way, with other nodes down.
+    pub(super) fn with_next(&self, next: Snapshot<N>) -> Self {
+        Self { next: Arc::new(next), plan: self.plan.clone(), phases: self.phases.clone() }
     }
 
-    fn phase(&self, at: usize) -> Phase {
-        // Acquire, with the Release that sets it: whoever reads from the new node finds what was copied before.
-        match self.phases[at].load(Ordering::Acquire) {
-            0 => Phase::Waiting,
-            1 => Phase::Copying,
-            _ => Phase::Switched,
+    /// The snapshot by which a key is read: that before its move, or after.
+    pub(super) fn read<'a>(&'a self, before: &'a Snapshot<N>, key: &[u8]) -> &'a Snapshot<N> {
+        match self.find(before, key).1 {
+            Some((_, at)) if Phase::of(&self.phases[at]) == Phase::Switched => &self.next,
+            _ => before,
         }
     }
 }
@@ -81,7 +88,8 @@ impl<N> Route<N> {
         };
         let (from, to) = moving.find(snapshot, key);
         let old = &snapshot.nodes[from as usize];
-        let (read, also) = match to.map(|(to, phase)| (&moving.next.nodes[to as usize], phase)) {
+        let phase = |at: usize| Phase::of(&moving.phases[at]);
+        let (read, also) = match to.map(|(to, at)| (&moving.next.nodes[to as usize], phase(at))) {
             Some((new, Phase::Copying)) => (old.clone(), Some(new.clone())),
             Some((new, Phase::Switched)) => (new.clone(), None),
             Some((_, Phase::Waiting)) | None => (old.clone(), None),
@@ -137,6 +145,13 @@ impl Epoch {
 
 impl Drop for Epoch {
     fn drop(&mut self) {
+        // Those that end with it one after the other: many may have come since an old route was made, and a drop within a
+        // drop within a drop takes stack.
+        let mut next = self.next.take();
+        while let Some(mut epoch) = next.and_then(Arc::into_inner) {
+            next = epoch.next.take();
+        }
+
         let waker = {
             let mut ended = self.ended.0.lock();
             ended.0 = true;
@@ -199,18 +214,29 @@ impl Ended {
 /// ```
 pub struct Shift<N> {
     shared: Arc<Shared<N>>,
-    plan: Arc<Plan>,
-    phases: Arc<[AtomicU64]>,
+    before: Arc<Snapshot<N>>,
+    moving: Arc<Moving<N>>,
 }
 
 impl<N> Shift<N> {
-    pub(super) fn of(shared: &Arc<Shared<N>>, moving: &Moving<N>) -> Self {
-        Self { shared: shared.clone(), plan: moving.plan.clone(), phases: moving.phases.clone() }
+    fn of(shared: &Arc<Shared<N>>, before: Arc<Snapshot<N>>) -> Option<Self> {
+        let moving = before.moving.clone()?;
+        Some(Self { shared: shared.clone(), before, moving })
     }
 
     /// Returns what moves.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.moving.plan
+    }
+
+    /// Returns the snapshot that the sharder is on the way to.
+    pub fn next(&self) -> &Snapshot<N> {
+        &self.moving.next
+    }
+
+    /// Finds the move that a key is in, by its number in the plan; `None` if the key stays.
+    pub fn find<K: Key + ?Sized>(&self, key: &K) -> Option<usize> {
+        self.moving.find(&self.before, key.bytes().as_ref()).1.map(|(_, at)| at)
     }
 
     /// Returns how far a move, by its number in the plan, has come.
@@ -219,11 +245,7 @@ impl<N> Shift<N> {
     ///
     /// If there is no such move.
     pub fn phase(&self, at: usize) -> Phase {
-        match self.phases[at].load(Ordering::Acquire) {
-            0 => Phase::Waiting,
-            1 => Phase::Copying,
-            _ => Phase::Switched,
-        }
+        Phase::of(&self.moving.phases[at])
     }
 
     /// Begins these moves, by their numbers in the plan: waits until every route that does not write to both nodes has been
@@ -278,7 +300,7 @@ impl<N> Shift<N> {
 
     async fn advance(&self, moves: impl IntoIterator<Item = usize>, to: u64) {
         for at in moves {
-            self.phases[at].fetch_max(to, Ordering::Release);
+            self.moving.phases[at].fetch_max(to, Ordering::Release);
         }
         // Routes made from here on see the new phases: they take the new epoch under the lock that put it there.
         for ended in self.shared.new_epoch() {
@@ -292,20 +314,20 @@ impl<N> Shift<N> {
     ///
     /// If a move has not been switched, or the shift has been ended before.
     pub fn finish(&self) -> Result<Arc<Snapshot<N>>, ShardError> {
-        let done = |phase: &AtomicU64| phase.load(Ordering::Acquire) == 2;
-        if !self.phases.iter().all(done) {
+        if !self.moving.phases.iter().all(|phase| Phase::of(phase) == Phase::Switched) {
             return Err(ShardError::Moving);
         }
         self.end(|_, moving| moving.next.draft().build())
     }
 
-    /// Gives the shift up: the sharder stays what it was. What was copied can be deleted from the new nodes.
+    /// Gives the shift up: the sharder stays what it was. What was copied can be deleted from the new nodes, once the routes made
+    /// before have been dropped.
     ///
     /// # Errors
     ///
     /// If a move was switched, since its keys are on the new node alone by now; or the shift has been ended before.
     pub fn abandon(&self) -> Result<Arc<Snapshot<N>>, ShardError> {
-        if self.phases.iter().any(|phase| phase.load(Ordering::Acquire) == 2) {
+        if self.moving.phases.iter().any(|phase| Phase::of(phase) == Phase::Switched) {
             return Err(ShardError::Moving);
         }
         self.end(|before, _| before.draft().build())
@@ -317,7 +339,8 @@ impl<N> Shift<N> {
     ) -> Result<Arc<Snapshot<N>>, ShardError> {
         loop {
             let before = self.shared.snapshot();
-            let moving = before.moving.as_deref().filter(|moving| Arc::ptr_eq(&moving.phases, &self.phases));
+            let phases = &self.moving.phases;
+            let moving = before.moving.as_deref().filter(|moving| Arc::ptr_eq(&moving.phases, phases));
             let next = next(&before, moving.ok_or(ShardError::Moving)?)?;
             if let Some(next) = self.shared.install(&before, next) {
                 return Ok(next);
@@ -328,11 +351,9 @@ impl<N> Shift<N> {
 
 impl<N> fmt::Debug for Shift<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let switched = (0..self.phases.len()).filter(|at| self.phase(*at) == Phase::Switched).count();
-        f.debug_struct("Shift")
-            .field("moves", &self.phases.len())
-            .field("switched", &switched)
-            .finish_non_exhaustive()
+        let moves = self.moving.phases.len();
+        let switched = (0..moves).filter(|at| self.phase(*at) == Phase::Switched).count();
+        f.debug_struct("Shift").field("moves", &moves).field("switched", &switched).finish_non_exhaustive()
     }
 }
 
@@ -366,8 +387,11 @@ impl<N> Sharder<N> {
     ///
     /// # Errors
     ///
-    /// If a shift is running, or the set has changed since the draft was made.
+    /// If a shift is running, the set has changed since the draft was made, or the plan is one between other snapshots.
     pub fn shift_by(&self, next: Snapshot<N>, plan: Plan) -> Result<Shift<N>, ShardError> {
+        if !plan.is_between(&self.snapshot(), &next) {
+            return Err(if self.shifting().is_some() { ShardError::Moving } else { ShardError::Stale });
+        }
         let phases = plan.moves().iter().map(|_| AtomicU64::new(0)).collect();
         let moving = Arc::new(Moving { next: Arc::new(next), plan: Arc::new(plan), phases });
         loop {
@@ -379,14 +403,14 @@ impl<N> Sharder<N> {
                 return Err(ShardError::Stale);
             }
             let next = before.draft().build()?.with_moving(Some(moving.clone()));
-            if self.shared.install(&before, next).is_some() {
-                return Ok(Shift::of(&self.shared, &moving));
+            if let Some(before) = self.shared.install(&before, next) {
+                return Ok(Shift { shared: self.shared.clone(), before, moving });
             }
         }
     }
 
     /// Returns the shift that is running.
     pub fn shifting(&self) -> Option<Shift<N>> {
-        self.snapshot().moving.as_deref().map(|moving| Shift::of(&self.shared, moving))
+        Shift::of(&self.shared, self.snapshot())
     }
 }

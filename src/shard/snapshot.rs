@@ -10,7 +10,7 @@ use super::node::Node;
 use super::replicas::{Replicas, Zones};
 use super::shift::Moving;
 use super::state::{SavedNode, State, fingerprint};
-use super::strategy::{Layout, Pieces, Roster, Spec, Spot, Strategy, Walk};
+use super::strategy::{Layout, Pieces, Roster, Spec, Spot, Strategy};
 use crate::sync::AtomicU64;
 
 /// A set of nodes and the home of every key in it; it never changes.
@@ -68,26 +68,24 @@ impl<N> Snapshot<N> {
 
     #[inline]
     pub(super) fn find(&self, key: &[u8]) -> Option<&Arc<N>> {
-        if self.is_intricate {
+        let index = self.layout.place(key) as usize;
+        if self.is_intricate && (self.moving.is_some() || self.unusable[index]) {
             return self.find_closely(key);
         }
-        Some(&self.nodes[self.layout.place(key) as usize])
+        Some(&self.nodes[index])
     }
 
     #[inline(never)]
     fn find_closely(&self, key: &[u8]) -> Option<&Arc<N>> {
-        if let Some(moving) = self.moving.as_deref() {
-            if moving.is_switched(self, key) {
-                return moving.next.find(key);
-            }
-        }
-        let mut walk = Walk::from(self.layout.locate(key));
-        while let Some(index) = self.layout.next(&mut walk) {
-            if !self.unusable[index as usize] {
-                return Some(&self.nodes[index as usize]);
-            }
-        }
-        None
+        let mut replicas = self.replicas_of(key);
+        let index = replicas.step()?;
+        Some(&replicas.snapshot.nodes[index as usize])
+    }
+
+    /// As it is at the moment: during a shift, each key by the snapshot that it is read by.
+    fn replicas_of(&self, key: &[u8]) -> Replicas<'_, N> {
+        let present = self.moving.as_deref().map_or(self, |moving| moving.read(self, key));
+        Replicas::new(present, present.layout.locate(key))
     }
 
     /// Returns the id of the node on which a key lives while no node is down.
@@ -97,14 +95,21 @@ impl<N> Snapshot<N> {
 
     /// Returns the nodes for a key that are up, the best first: each once, and no zone a second time before all had their turn.
     ///
-    /// The first is what [`get`](Self::get) returns. With fewer taken, they are the first of those with more taken.
+    /// The first is what [`get`](Self::get) returns; while a [`Shift`](crate::shard::Shift) runs, they are those of before a key's move, or
+    /// those of after. With fewer taken, they are the first of those with more taken.
     ///
     /// # Cost
     ///
     /// No allocation for the first 16. With [`Slots`](crate::shard::Slots), the first three are read from the table, each further one takes a step a
     /// node.
     pub fn replicas<K: Key + ?Sized>(&self, key: &K) -> Replicas<'_, N> {
-        Replicas::new(self, self.layout.locate(key.bytes().as_ref()))
+        self.replicas_of(key.bytes().as_ref())
+    }
+
+    /// Returns the slot of a key, or its hash if the strategy has no slots: the number that [`Piece`](crate::shard::Piece)s are given
+    /// by. Stored beside each row, in an index, it finds the rows of a move.
+    pub fn number<K: Key + ?Sized>(&self, key: &K) -> u64 {
+        self.layout.locate(key.bytes().as_ref()).number
     }
 
     /// Returns how often the sharder has changed to come to this.

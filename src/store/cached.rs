@@ -145,8 +145,8 @@ where
     ///
     /// Spawn [`listen`](CachedStore::listen), too, to hear what they write.
     ///
-    /// A write returns when the bus has its message. What the bus does not take is sent again with the next write, or when
-    /// `listen` begins; [`unsent`](CachedStore::unsent) says how much there is.
+    /// A write returns when the bus has its message; a bus that may hang needs a timeout of its own. What the bus does not
+    /// take is sent again with the next write, or when `listen` begins; [`unsent`](CachedStore::unsent) says how much there is.
     ///
     /// # Panics
     ///

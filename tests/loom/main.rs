@@ -11,6 +11,8 @@ mod flight;
 mod limit;
 mod pool;
 mod queue;
+mod shard;
+mod waiting_room;
 mod workers;
 
 use std::future::Future;

@@ -8,6 +8,7 @@ mod hedge;
 mod keyed;
 mod limit;
 mod queue;
+mod shard;
 mod stack;
 
 use std::{panic, process};
@@ -27,6 +28,7 @@ const AREAS: &[(&str, Cases)] = &[
     ("hedge", hedge::cases),
     ("queue", queue::cases),
     ("cache", cache::cases),
+    ("shard", shard::cases),
 ];
 
 const USAGE: &str = "\

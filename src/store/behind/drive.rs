@@ -157,7 +157,7 @@ where
         }
     }
 
-    /// Keeps what was in a batch whose store or policy has panicked. Nobody knows what was written.
+    /// Keeps what was in a batch that has panicked: the store, a policy, or who judges errors. Nobody knows what was written.
     fn crash(&self, flight: Option<Flight<K, V, S::Error>>) {
         let Some(Flight { load, future }) = flight else { return };
         drop(future);
@@ -212,7 +212,10 @@ where
     }
 
     /// Takes note of how a batch ended.
-    fn land(&self, items: &[Item<K, V>], written: Written<S::Error>) {
+    fn land(&self, flight: Flight<K, V, S::Error>, written: Written<S::Error>) {
+        let load = flight.load.clone();
+        let items = &load.items[..];
+        let mut unnoted = Unnoted { inner: self, flight: Some(flight) };
         let failures = self.dirty.lock().failures();
         let now = self.clock.nanos();
         let mut verdicts = Verdicts { settings: &self.settings, rng: self.seeds.next() };
@@ -263,9 +266,11 @@ where
                 }
             }
         }
+        let _done = unnoted.flight.take();
+        let dead = Dead { inner: self, letters: dead };
         self.free(freed);
         self.tell(&again, pause.unwrap_or(0));
-        Dead { inner: self, letters: dead }.deliver();
+        dead.deliver();
     }
 
     fn tell(&self, again: &[(&Item<K, V>, Fate)], pause: u64) {
@@ -278,6 +283,28 @@ where
             let attempt = u16::try_from(failed.saturating_add(1)).unwrap_or(u16::MAX);
             self.hook.emit(Event::Retrying { attempt, delay: Duration::from_nanos(delay) });
         }
+    }
+}
+
+/// A batch that has ended, until that is noted: code of the user's that judges errors may panic before.
+struct Unnoted<'a, K, V, S, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+    S: Store<K, V> + 'static,
+{
+    inner: &'a Inner<K, V, S, P>,
+    flight: Option<Flight<K, V, S::Error>>,
+}
+
+impl<K, V, S, P> Drop for Unnoted<'_, K, V, S, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+    S: Store<K, V> + 'static,
+{
+    fn drop(&mut self) {
+        self.inner.crash(self.flight.take());
     }
 }
 
@@ -403,7 +430,7 @@ where
         })
         .await;
         if let Some(flight) = self.flight.take() {
-            inner.land(&flight.load.items, written);
+            inner.land(flight, written);
         }
         inner.bell.ring();
     }

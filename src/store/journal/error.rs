@@ -10,7 +10,8 @@ use std::sync::Arc;
 /// end, and every later call fails with the same one.
 ///
 /// A write that failed is not accepted, yet it may be found at the next opening: it may have reached the disk before the
-/// error did.
+/// error did. One that was refused since the disk is full is not found, unless it came together with more than a segment
+/// holds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum JournalError {

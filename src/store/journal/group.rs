@@ -190,7 +190,8 @@ impl Lead<'_> {
 
     /// Lets the next one lead, or ends the journal.
     fn give_back(&mut self, end: Option<JournalError>) {
-        let mut wakers = Vec::new();
+        let (mut wakers, mut batch) = (Vec::new(), std::mem::take(&mut self.batch));
+        batch.clear();
         let mut queue = self.group.queue.lock();
         let log = self.log.take();
         if let Some(log) = &log {
@@ -207,8 +208,6 @@ impl Lead<'_> {
             }
             None => {
                 queue.log = log;
-                let mut batch = std::mem::take(&mut self.batch);
-                batch.clear();
                 queue.spare = Some(batch);
                 wakers.extend(queue.call_to_lead());
             }
@@ -312,16 +311,19 @@ impl Drop for Waiting<'_> {
             }
             None => queue.waiters.get_mut(key).is_some_and(|waiter| waiter.outcome.is_none()),
         };
-        let mut gone = None;
+        let (mut gone, mut waker) = (None, None);
         match queue.waiters.get_mut(key) {
-            Some(waiter) if in_flight => waiter.is_gone = true,
+            Some(waiter) if in_flight => {
+                waiter.is_gone = true;
+                waker = waiter.waker.take();
+            }
             _ => gone = queue.waiters.remove(key),
         }
         if let Some(gone) = &gone {
             queue.pending.acknowledged.extend(gone.sequences.clone());
         }
         drop(queue);
-        drop(gone);
+        drop((gone, waker));
     }
 }
 

@@ -14,6 +14,8 @@ use crate::error::saturating_nanos;
 
 /// How much of an old segment is read at a time to save what is left of it.
 const CLEANED_AT_ONCE: u64 = 1 << 20;
+/// How much of a batch's memory the next one has at once.
+const KEPT: usize = 4 << 20;
 
 pub(super) struct Log {
     disk: Arc<dyn Disk>,
@@ -75,6 +77,7 @@ impl Batch {
 
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
         self.frames.clear();
         self.acknowledged.clear();
         self.waiters.clear();
@@ -154,32 +157,52 @@ impl Log {
     /// Writes a batch, and syncs it if that is due. On an error nothing of the batch is accepted.
     pub(super) fn commit(&mut self, batch: &mut Batch) -> Result<(), JournalError> {
         self.take_acknowledgements(batch);
-        let records = batch.frames.len();
+        let (records, bytes) = (batch.frames.len(), batch.bytes.len());
         self.save_old(batch)?;
         self.add_acknowledgements(batch);
-        let written = self.write(&mut batch.bytes, &batch.frames);
+        let (written, rest) = if records == 0 || batch.bytes.len() as u64 <= self.longest_piece() {
+            (self.write(&mut batch.bytes, &batch.frames), Ok(()))
+        } else {
+            // The records by themselves, in one piece if they can be: so that it can be taken back.
+            let (first, rest) = batch.bytes.split_at_mut(bytes);
+            match self.write(first, &batch.frames[..records]) {
+                Ok(()) => (Ok(()), self.write(rest, &batch.frames[records..])),
+                failed => (failed, Ok(())),
+            }
+        };
         // Those that were acknowledged in the batch that brought them.
         for sequence in &self.acknowledged {
             self.book.forget(*sequence);
         }
-        if written.is_err() {
+        if written.is_ok() && rest.is_ok() {
+            self.acknowledged.clear();
+        } else {
             self.cleaner = None;
+        }
+        let failed = match (written, rest) {
+            // The records are there; what else there was to say is said another time.
+            (Ok(()), Err(error)) if !error.is_final() && !batch.sync && !batch.close => None,
+            (written, rest) => written.and(rest).err(),
+        };
+        if let Some(error) = failed {
             // Some may be written already: nobody hears of them, so nobody will acknowledge them.
             let heads = batch.frames[..records].iter().filter(|head| self.book.forget(head.sequence));
             self.acknowledged.extend(heads.map(|head| head.sequence));
-            return written;
+            return Err(error);
         }
-        self.acknowledged.clear();
         self.groups += u64::from(!batch.frames.is_empty());
         if self.is_due() || batch.sync || batch.close {
             self.sync()?;
         }
         if batch.close {
-            // Says that all before it is on disk, so that the next opening can tell any damage.
+            // Says that all before it is on disk, so that the next opening can tell any damage. Without room for it, that
+            // can tell a little less.
             let mut mark = Batch::default();
             mark.push(Head::of(Tag::Mark, 0, &[], &[]), &[], &[]);
-            self.write(&mut mark.bytes, &mark.frames)?;
-            self.sync()?;
+            match self.write(&mut mark.bytes, &mark.frames) {
+                Err(error) if error.is_final() => return Err(error),
+                _ => self.sync()?,
+            }
         }
         Ok(())
     }
@@ -239,12 +262,19 @@ impl Log {
         Ok(())
     }
 
-    /// Writes frames, in as few pieces as the segments' size allows.
+    /// What has room in a segment.
+    const fn longest_piece(&self) -> u64 {
+        self.segment_bytes - HEADER as u64
+    }
+
+    /// Writes frames, in as few pieces as the segments' size allows. A piece for which the disk had no room leaves nothing.
     fn write(&mut self, bytes: &mut [u8], frames: &[Head]) -> Result<(), JournalError> {
         let (mut bytes, mut frames) = (bytes, frames);
         while let Some(first) = frames.first() {
             let room = self.segment_bytes.saturating_sub(self.active.length);
-            if self.active.broken || self.active.length > HEADER as u64 && room < first.frame() as u64 {
+            let wanted = Some(bytes.len() as u64).filter(|bytes| *bytes <= self.longest_piece());
+            let wanted = wanted.unwrap_or(first.frame() as u64);
+            if self.active.broken || self.active.length > HEADER as u64 && room < wanted {
                 self.roll()?;
                 continue;
             }
@@ -262,7 +292,7 @@ impl Log {
             let (piece, rest) = bytes.split_at_mut(length);
             if let Err(error) = write_all(&mut *self.active.file, piece) {
                 self.active.broken = true;
-                return Err(error);
+                return Err(self.cut_off(error));
             }
             self.active.length += length as u64;
             self.book.grow(length as u64);
@@ -275,6 +305,21 @@ impl Log {
             (bytes, frames) = (rest, &frames[count..]);
         }
         Ok(())
+    }
+
+    /// Takes away what a failed write has left, so that what was refused is not found after a crash.
+    fn cut_off(&self, error: JournalError) -> JournalError {
+        if error.is_final() {
+            return error;
+        }
+        match self.disk.truncate(&name_of(self.active.number), self.active.length) {
+            Ok(()) => error,
+            Err(failed) => match JournalError::of_write(failed) {
+                failed if failed.is_final() => failed,
+                // It takes room to cut a file. Then it is cut when the next segment begins.
+                _ => error,
+            },
+        }
     }
 
     /// Begins a new segment. The old one is on disk before, up to the length that the new one says.
