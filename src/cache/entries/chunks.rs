@@ -104,12 +104,7 @@ fn make_chunk<T: Zero>(chunk: &AtomicPtr<T>, length: usize) {
     if !chunk.load(Ordering::Relaxed).is_null() {
         return;
     }
-    let layout = layout::<T>(length);
-    // SAFETY: the layout has a size: neither the length nor the size of a value is 0.
-    let first = unsafe { alloc_zeroed(layout) }.cast::<T>();
-    if first.is_null() {
-        handle_alloc_error(layout);
-    }
+    let first = allocate::<T>(length);
     if cfg!(floodwall_loom) {
         for place in 0..length {
             // SAFETY: the memory is for `length` values, and nobody else knows of it yet.
@@ -135,19 +130,56 @@ impl<T> Chunks<T> {
 impl<T> Drop for Chunks<T> {
     fn drop(&mut self) {
         for (first, length) in self.lengths() {
-            // SAFETY: nobody else has `self` any more; the chunk was made by `make` with this layout and is full.
+            // SAFETY: nobody else has `self` any more; the chunk was made by `make` with this length and is full.
             unsafe {
                 ptr::slice_from_raw_parts_mut(first, length).drop_in_place();
-                dealloc(first.cast(), layout::<T>(length));
+                free(first, length);
             }
         }
     }
 }
 
-/// From the start of a cache line, so that small values do not lie across two.
-fn layout<T>(length: usize) -> Layout {
-    let layout = Layout::array::<T>(length).and_then(|layout| layout.align_to(64));
-    layout.expect("chunks are far smaller than memory")
+/// Makes room for so many values, all bytes of which are 0.
+///
+/// It begins with a cache line, so that small values do not lie across two. It is not asked for like that: zeroes at such a place
+/// would be written by this thread at once, while the system has pages full of them.
+fn allocate<T>(length: usize) -> *mut T {
+    let (layout, align) = layout::<T>(length);
+    // SAFETY: the layout has a size.
+    let start = unsafe { alloc_zeroed(layout) };
+    if start.is_null() {
+        handle_alloc_error(layout);
+    }
+    // At least 16, since the start is aligned to 16.
+    let shift = align - (start.addr() & (align - 1));
+    // SAFETY: the layout is larger than the values by `align`, which `shift` is not more than; the word before the
+    // first value is in what was shifted, and aligned.
+    unsafe {
+        let first = start.add(shift);
+        first.cast::<usize>().sub(1).write(shift);
+        first.cast()
+    }
+}
+
+/// Frees what [`allocate`] made.
+///
+/// # Safety
+///
+/// It was made with this length, is not freed, and nobody uses it.
+unsafe fn free<T>(first: *mut T, length: usize) {
+    // SAFETY: as the caller says; the shift stands before the first value.
+    unsafe {
+        let shift = first.cast::<usize>().sub(1).read();
+        dealloc(first.cast::<u8>().sub(shift), layout::<T>(length).0);
+    }
+}
+
+/// The layout of values with something before them, and to what they are aligned.
+fn layout<T>(length: usize) -> (Layout, usize) {
+    let align = align_of::<T>().max(64);
+    let size = length.checked_mul(size_of::<T>()).and_then(|size| size.checked_add(align));
+    let layout = size.and_then(|size| Layout::from_size_align(size, 16).ok());
+    (layout.expect("chunks are far smaller than memory"), align)
 }
 
 #[cfg(all(test, not(floodwall_loom)))]
