@@ -140,7 +140,9 @@ fn threads(name: &'static str, capacity: usize, ends: u64) -> Case {
                 ends,
                 |item| sender.send_blocking(item).unwrap(),
                 || receiver.recv_blocking().ok(),
-                || drop(sender.close()),
+                || {
+                    let _ = sender.close();
+                },
             );
         })
 }
@@ -269,7 +271,9 @@ fn tasks(name: &'static str, capacity: usize, ends: u64) -> Case {
                     let receiver = pops.clone();
                     async move { receiver.recv().await.ok() }
                 },
-                || drop(sender.close()),
+                || {
+                    let _ = sender.close();
+                },
             );
         });
     if ends == 1 { case.peer_in_bulk("tokio mpsc", ITEMS, move || mpsc(capacity)) } else { case }
