@@ -129,17 +129,17 @@ impl Drop for Owned {
 /// A read that is going on.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    lane: &'static Lane,
-    word: usize,
-    /// The lane was taken for this read.
-    is_borrowed: bool,
+    word: &'static AtomicUsize,
+    is_fenced: bool,
+    /// A lane that was taken for this read.
+    borrowed: Option<&'static Lane>,
 }
 
 /// Begins a read. What was in place before it begins, and is not named, may be freed as soon as it is taken out.
 #[inline]
 pub(crate) fn hold() -> Hold {
     match LANE.try_with(Cell::get) {
-        Ok(Some(lane)) if lane.words[0].load(Ordering::Relaxed) == 0 => Hold::begin(lane, 0, false),
+        Ok(Some(lane)) if lane.words[0].load(Ordering::Relaxed) == 0 => Hold::begin(lane, 0, None),
         Ok(lane) => hold_more(lane),
         Err(_) => hold_more(None),
     }
@@ -169,15 +169,18 @@ fn hold_more(lane: Option<&'static Lane>) -> Hold {
         Some((lane, word))
     });
     match free {
-        Some((lane, word)) => Hold::begin(lane, word, false),
-        None => Hold::begin(LANES.take(), 0, true),
+        Some((lane, word)) => Hold::begin(lane, word, None),
+        None => {
+            let lane = LANES.take();
+            Hold::begin(lane, 0, Some(lane))
+        }
     }
 }
 
 impl Hold {
     #[inline]
-    fn begin(lane: &'static Lane, word: usize, is_borrowed: bool) -> Self {
-        let hold = Self { lane, word, is_borrowed };
+    fn begin(lane: &'static Lane, word: usize, borrowed: Option<&'static Lane>) -> Self {
+        let hold = Self { word: &lane.words[word], is_fenced: lane.is_fenced, borrowed };
         hold.name(BUSY);
         hold
     }
@@ -186,17 +189,17 @@ impl Hold {
     #[inline]
     pub(crate) fn name(&self, address: usize) {
         // Release: reads of what was named before are over.
-        self.lane.words[self.word].store(address, Ordering::Release);
-        light(self.lane.is_fenced);
+        self.word.store(address, Ordering::Release);
+        light(self.is_fenced);
     }
 }
 
 impl Drop for Hold {
     #[inline]
     fn drop(&mut self) {
-        self.lane.words[self.word].store(0, Ordering::Release);
-        if self.is_borrowed {
-            LANES.give_back(self.lane);
+        self.word.store(0, Ordering::Release);
+        if let Some(lane) = self.borrowed {
+            LANES.give_back(lane);
         }
     }
 }
@@ -271,10 +274,11 @@ pub(crate) fn quiet() -> u64 {
     LANES.quiet.load(Ordering::Acquire)
 }
 
-/// Calls `each` with a test of whether the last scan found an address named.
-pub(crate) fn with_named<R>(each: impl FnOnce(&dyn Fn(usize) -> bool) -> R) -> R {
+/// Calls `each` with a test of whether the last scan found an address named, or with nothing if it found none.
+pub(crate) fn with_named<R>(each: impl FnOnce(Option<&dyn Fn(usize) -> bool>) -> R) -> R {
     let book = LANES.book.lock();
-    each(&|address| book.named.binary_search(&address).is_ok())
+    let is_named = |address| book.named.binary_search(&address).is_ok();
+    each(if book.named.is_empty() { None } else { Some(&is_named) })
 }
 
 /// The heavy side of the fence.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::hash::Hash;
 
 use super::Cache;
-use super::entries::Found;
+use super::entries::{Found, New};
 use super::entry::rejected;
 use crate::clock::NEVER;
 use crate::error::Rejected;
@@ -68,6 +68,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             let part =
                 inner.flights.take_part::<Q, Infallible, OwnErrors>(hash, key, inner.until(NEVER)).await;
             let Part::Lead(lead) = part.map_err(rejected)? else { continue };
+            inner.entries.pass(hash);
             let entered = lead.enter();
             let mut old = None;
             let seen = inner.look(hash, key, |found| {
@@ -83,11 +84,12 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                 Compute::Put(value) => {
                     let (key, kept) = (key.to_owned(), value.clone());
                     let entry = inner.prepare(hash, &key, &kept, None);
-                    let (weight, life) = (entry.weight, entry.life);
-                    let insert = || inner.entries.insert(hash, key, kept, weight, life);
-                    match lead.change(insert) {
+                    let new = New { key, value: kept, weight: entry.weight, life: entry.life };
+                    let mut gone = inner.entries.gone();
+                    match lead.change(|| inner.entries.insert(hash, new, &mut gone)) {
                         Some(written) => {
-                            return Ok(inner.written(hash, entry, written).is_ok().then_some(value));
+                            let written = inner.written(hash, &entry, &gone, written);
+                            return Ok(written.is_ok().then_some(value));
                         }
                         None => inner.not_written(hash, &entry),
                     }
@@ -96,7 +98,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                     let now = inner.now();
                     let why = |found: Found<'_, K, V>| Some(inner.cause(&found, now));
                     if let Some(gone) = lead.change(|| inner.entries.remove_if(hash, key, why)) {
-                        inner.tell(gone);
+                        inner.tell(&gone);
                         return Ok(None);
                     }
                 }

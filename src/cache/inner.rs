@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::hash::Hash;
 use std::time::Duration;
 
-use super::entries::{Cause, Found, Gone};
+use super::entries::{Cause, Found, Gone, New};
 use super::stats::Count;
 use super::times::Life;
 use super::{Inner, TooHeavy};
@@ -85,9 +85,17 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     pub(super) fn insert(&self, key: K, value: V, ttl: Option<u64>) -> Result<(), TooHeavy<V>> {
         let hash = self.hash(&key);
         let entry = self.prepare(hash, &key, &value, ttl);
-        let (weight, life) = (entry.weight, entry.life);
-        let written = self.flights.overtake(hash, || self.entries.insert(hash, key, value, weight, life));
-        self.written(hash, entry, written)
+        let new = New { key, value, weight: entry.weight, life: entry.life };
+        let mut gone = self.entries.gone();
+        let written = match self.entries.insert_if(hash, new, &mut gone, || self.flights.are_none(hash)) {
+            Ok(()) => Ok(()),
+            Err(new) => {
+                // What the first try has dropped is dropped before the lock is taken.
+                gone = self.entries.gone();
+                self.flights.overtake(hash, || self.entries.insert(hash, new, &mut gone))
+            }
+        };
+        self.written(hash, &entry, &gone, written)
     }
 
     /// Asks the user's code all that is to be known of an entry before it is written.
@@ -105,14 +113,16 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     pub(super) fn written(
         &self,
         hash: u64,
-        entry: Prepared,
-        (gone, refused): (Gone<'_, K, V>, Option<TooHeavy<V>>),
+        entry: &Prepared,
+        gone: &Gone<'_, K, V>,
+        written: Result<(), TooHeavy<V>>,
     ) -> Result<(), TooHeavy<V>> {
-        self.tell(gone);
-        let Some(refused) = refused else { return Ok(()) };
-        self.counts.add(Count::Refused);
-        self.not_written(hash, &entry);
-        Err(refused)
+        self.tell(&gone);
+        if written.is_err() {
+            self.counts.add(Count::Refused);
+            self.not_written(hash, entry);
+        }
+        written
     }
 
     /// Forgets an entry that was not written after all.
@@ -146,9 +156,9 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         if self.is_live(found, now) { Cause::Explicit } else { Cause::Expired }
     }
 
-    /// Tells the listener of what has left, and lets go of it.
-    pub(super) fn tell(&self, gone: Gone<'_, K, V>) {
-        gone.unseen().for_each(|(cause, count)| self.counts.add_many(count_of(cause), count));
+    /// Tells the listener of what has left.
+    pub(super) fn tell(&self, gone: &Gone<'_, K, V>) {
+        gone.unseen(|cause, count| self.counts.add_many(count_of(cause), count));
         for (key, value, cause) in gone.iter() {
             if let Some(tags) = &self.settings.tags {
                 tags.left(self.hash(key), &tags.of(key, value));

@@ -185,7 +185,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         let why = |found: Found<'_, K, V>| found.is(held).then(|| self.cause(&found, now));
         let gone = self.flights.overtake(hash, || self.entries.remove_if(hash, held.key, why));
         let removed = gone.iter().next().is_some();
-        self.tell(gone);
+        self.tell(&gone);
         removed
     }
 
@@ -196,7 +196,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         Q: Hash + Eq + ?Sized,
     {
         let gone = self.take(self.hash(key), key);
-        self.tell(gone);
+        self.tell(&gone);
     }
 
     /// Takes a key out, whatever its value. Loads that run meanwhile are not kept.

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::future::ready;
 use std::hash::Hash;
 
+use super::entries::New;
 use super::refresh::Asked;
 use super::stats::Count;
 use super::{Cache, CacheAt, Inner};
@@ -188,14 +189,16 @@ impl<K: Hash + Eq, V: Clone> Inner<K, V> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
+        let mut load = self.begin(hash, lead);
         if let Some(value) = self.peek(hash, key, |found| found.value.clone()) {
-            lead.dissolve();
+            load.lead.take().into_iter().for_each(Lead::dissolve);
             return Err(value);
         }
-        Ok(self.begin(hash, lead))
+        Ok(load)
     }
 
     pub(super) fn begin<'a>(&'a self, hash: u64, lead: Lead<'a, K, V>) -> Load<'a, K, V> {
+        self.entries.pass(hash);
         let removals = self.settings.tags.as_ref().map_or(0, |tags| tags.removals());
         Load { inner: self, hash, lead: Some(lead), start: self.clock.nanos(), removals }
     }
@@ -237,12 +240,13 @@ impl<K: Hash + Eq, V: Clone> Load<'_, K, V> {
         let removed =
             inner.settings.tags.as_ref().is_some_and(|tags| tags.removed_since(self.removals, &key, &kept));
         let Some(lead) = self.lead.take() else { return false };
-        let (weight, life) = (entry.weight, entry.life);
-        let insert = || (!removed).then(|| inner.entries.insert(hash, key, kept, weight, life));
+        let new = New { key, value: kept, weight: entry.weight, life: entry.life };
+        let mut gone = inner.entries.gone();
+        let insert = || (!removed).then(|| inner.entries.insert(hash, new, &mut gone));
         let written = lead.land(|| value.clone(), insert).flatten();
         self.count(Count::Loads);
         match written {
-            Some(written) => inner.written(hash, entry, written).is_ok(),
+            Some(written) => inner.written(hash, &entry, &gone, written).is_ok(),
             None => {
                 inner.not_written(hash, &entry);
                 false

@@ -285,7 +285,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         let inner = &*self.inner;
         let gone = inner.take(inner.hash(key), key);
         let value = gone.iter().find(|gone| gone.2 == Cause::Explicit).map(|(_, value, _)| value.clone());
-        inner.tell(gone);
+        inner.tell(&gone);
         value
     }
 
@@ -295,15 +295,15 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// Each write does a little of this. A cache that is hardly written to any more keeps what is over until it is called.
     pub fn sweep(&self, budget: usize) -> usize {
         let gone = self.inner.entries.expire(self.inner.now(), budget);
-        let unseen: u64 = gone.unseen().map(|(_, count)| count).sum();
-        let count = gone.iter().count() + unseen as usize;
-        self.inner.tell(gone);
+        let mut count = gone.iter().count();
+        gone.unseen(|_, unseen| count += unseen as usize);
+        self.inner.tell(&gone);
         count
     }
 
     /// Changes how much it may hold. Entries leave at once if it is less than what is there.
     pub fn set_capacity(&self, capacity: u64) {
-        self.inner.tell(self.inner.entries.set_capacity(capacity));
+        self.inner.tell(&self.inner.entries.set_capacity(capacity));
     }
 
     /// Returns how many entries it holds; those that expired and were not yet swept included.

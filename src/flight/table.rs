@@ -5,6 +5,13 @@
 //! So "is it overtaken" and "put its value where all see it" are one step under one lock, which is all there is to a
 //! load that races an invalidation.
 //!
+//! Most changes meet no flight, and need not lock the table to find that out ([`Flights::are_none`]). Each change of a key is
+//! made under a lock of the cache's own. It asks for the count of flights under that lock; a flight is counted before its
+//! leader takes the same lock once and gives it back, and only then does the leader look at anything. So either the
+//! change was made before the leader took the lock, and the leader sees what it made; or it is made after that, and sees
+//! the count. A flight is not counted any more once it has landed or was overtaken: who sees that from under
+//! the lock, makes its change after it.
+//!
 //! Who waits stands in the flight's [`WaitList`]: the leader lands, and all are served; the leader fails or is dropped,
 //! and the first of them is served the lead. A flight that has no leader and no waiter leaves the table.
 
@@ -27,7 +34,30 @@ pub(crate) struct Flights<K, T> {
 
 /// Alone on its cache lines: processors fetch them in pairs.
 #[repr(align(128))]
-struct Shard<K, T>(Mutex<Table<K, T>>);
+struct Shard<K, T> {
+    table: Mutex<Table<K, T>>,
+    /// How many hashes there are in the table.
+    count: AtomicU64,
+}
+
+/// A table whose lock is held; counted when that is given back.
+struct Locked<'a, K, T> {
+    count: &'a AtomicU64,
+    table: MutexGuard<'a, Table<K, T>>,
+}
+
+impl<K, T> Shard<K, T> {
+    fn lock(&self) -> Locked<'_, K, T> {
+        Locked { count: &self.count, table: self.table.lock() }
+    }
+}
+
+impl<K, T> Drop for Locked<'_, K, T> {
+    fn drop(&mut self) {
+        // Relaxed: see the module's documentation.
+        self.count.store(self.table.len() as u64, Ordering::Relaxed);
+    }
+}
 
 /// By the whole hash of the key.
 type Table<K, T> = ByHash<Same<K, T>>;
@@ -143,18 +173,31 @@ impl<K, T> Flights<K, T> {
     const SHARDS: usize = if cfg!(floodwall_loom) { 1 } else { 64 };
 
     pub(crate) fn new() -> Self {
-        Self { shards: (0..Self::SHARDS).map(|_| Shard(Mutex::new(Table::default()))).collect() }
+        let shard = |_| Shard { table: Mutex::new(Table::default()), count: AtomicU64::new(0) };
+        Self { shards: (0..Self::SHARDS).map(shard).collect() }
     }
 
-    /// Bits that neither end of a hash has: those are used by tables.
-    fn table(&self, hash: u64) -> MutexGuard<'_, Table<K, T>> {
-        self.shards[(hash >> 24) as usize & (self.shards.len() - 1)].0.lock()
+    /// By bits that neither end of a hash has: those are used by tables.
+    fn shard(&self, hash: u64) -> &Shard<K, T> {
+        &self.shards[(hash >> 24) as usize & (self.shards.len() - 1)]
+    }
+
+    fn lock(&self, hash: u64) -> Locked<'_, K, T> {
+        self.shard(hash).lock()
+    }
+
+    /// Whether no flight of the keys of `hash` may still land. Only to be asked under a lock that leaders pass through: see
+    /// the module's documentation.
+    #[inline]
+    pub(crate) fn are_none(&self, hash: u64) -> bool {
+        self.shard(hash).count.load(Ordering::Relaxed) == 0
     }
 
     /// Returns how many flights there are that may still land.
     pub(crate) fn len(&self) -> usize {
-        let count =
-            |shard: &Shard<K, T>| shard.0.lock().values().map(|same| same.as_slice().len()).sum::<usize>();
+        let count = |shard: &Shard<K, T>| {
+            shard.lock().table.values().map(|same| same.as_slice().len()).sum::<usize>()
+        };
         self.shards.iter().map(count).sum()
     }
 
@@ -162,12 +205,12 @@ impl<K, T> Flights<K, T> {
     /// done under a lock. Flights of these keys do not land after it.
     pub(crate) fn overtake<R>(&self, hash: u64, change: impl FnOnce() -> R) -> R {
         let overtaken;
-        let mut table = self.table(hash);
+        let mut locked = self.lock(hash);
         // Not by key: that one that is overtaken without need is loaded once more does not matter.
-        overtaken = table.remove(&hash);
+        overtaken = locked.table.remove(&hash);
         overtaken.iter().flat_map(Same::as_slice).for_each(|flight| flight.mark_overtaken());
         let changed = change();
-        drop(table);
+        drop(locked);
         drop(overtaken);
         changed
     }
@@ -175,10 +218,10 @@ impl<K, T> Flights<K, T> {
     /// Lets no flight land that runs now. To be called before what all keys are worth is changed.
     pub(crate) fn overtake_all(&self) {
         for shard in &self.shards {
-            let mut table = shard.0.lock();
-            let overtaken = std::mem::take(&mut *table);
+            let mut locked = shard.lock();
+            let overtaken = std::mem::take(&mut *locked.table);
             overtaken.values().flat_map(Same::as_slice).for_each(|flight| flight.mark_overtaken());
-            drop(table);
+            drop(locked);
             drop(overtaken);
         }
     }
@@ -188,7 +231,7 @@ impl<K, T> Flights<K, T> {
     where
         K: Borrow<Q>,
     {
-        self.table(hash).get(&hash).is_some_and(|same| same.find(key).is_some())
+        self.lock(hash).table.get(&hash).is_some_and(|same| same.find(key).is_some())
     }
 
     /// Takes the lead of a new flight of `key`, or joins the one that there is.
@@ -202,13 +245,13 @@ impl<K, T> Flights<K, T> {
         }
         // Keys are cloned outside the lock, and only for new flights.
         let flight = Arc::new(Flight::new(hash, key.to_owned()));
-        let mut table = self.table(hash);
+        let mut locked = self.lock(hash);
         // Somebody else may have been faster.
-        if let Some(faster) = table.get(&hash).and_then(|same| same.find(key)).map(Arc::clone) {
-            drop(table);
+        if let Some(faster) = locked.table.get(&hash).and_then(|same| same.find(key)).map(Arc::clone) {
+            drop(locked);
             return Joined::Follow(Follow { flights: self, flight: faster });
         }
-        match table.entry(hash) {
+        match locked.table.entry(hash) {
             std::collections::hash_map::Entry::Occupied(same) => same.into_mut().push(Arc::clone(&flight)),
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(Same::One(Arc::clone(&flight)));
@@ -221,7 +264,7 @@ impl<K, T> Flights<K, T> {
     where
         K: Borrow<Q>,
     {
-        self.table(hash).get(&hash)?.find(key).map(Arc::clone)
+        self.lock(hash).table.get(&hash)?.find(key).map(Arc::clone)
     }
 
     /// Takes the flight out of its table, if it is still there. The caller holds it, so that it is not dropped here.
@@ -245,12 +288,12 @@ impl<K, T> Flights<K, T> {
         if flight.state() != VACANT {
             return;
         }
-        let mut table = self.table(flight.hash);
+        let mut locked = self.lock(flight.hash);
         let waiters = flight.waiters.lock();
         if flight.state() == VACANT && waiters.is_empty() {
             // Whoever found it in the table and has not joined the line yet begins again.
             flight.state.store(DISSOLVED, Ordering::Relaxed);
-            Self::remove(&mut table, flight);
+            Self::remove(&mut locked.table, flight);
         }
     }
 }
@@ -315,7 +358,7 @@ impl<K, T> Lead<'_, K, T> {
     /// the lead.
     pub(crate) fn change<R>(&self, change: impl FnOnce() -> R) -> Option<R> {
         let flight = self.flight.as_ref()?;
-        let _table = self.flights.table(flight.hash);
+        let _locked = self.flights.lock(flight.hash);
         (!flight.is_overtaken()).then(change)
     }
 
@@ -326,11 +369,11 @@ impl<K, T> Lead<'_, K, T> {
 
     fn end<R>(&mut self, landing: impl FnOnce() -> Landing<T>, install: impl FnOnce() -> R) -> Option<R> {
         let flight = self.flight.as_ref()?;
-        let mut table = self.flights.table(flight.hash);
+        let mut locked = self.flights.lock(flight.hash);
         // In one step under the lock: see the module's documentation.
         let installed = (!flight.is_overtaken()).then(install);
-        Flights::remove(&mut table, flight);
-        drop(table);
+        Flights::remove(&mut locked.table, flight);
+        drop(locked);
         // Now that nobody finds it in the table any more, this count only falls.
         if Arc::strong_count(flight) > 1 {
             let landing = landing();

@@ -123,3 +123,41 @@ fn a_lane_goes_from_a_thread_that_ends_to_one_that_comes() {
         assert_eq!(reads(&cache, 2), Some(200));
     });
 }
+
+/// An insert that meets no flight takes no lock of theirs: one that it did not see began after it.
+#[test]
+fn what_is_inserted_while_it_is_loaded_stays() {
+    model_of_reads(|| {
+        let cache = Numbers::new(2);
+        let source = Arc::new(AtomicU64::new(1));
+        let loads = {
+            let (cache, source) = (cache.clone(), source.clone());
+            thread::spawn(move || {
+                cache.get_or_load_blocking(&7, || Ok::<_, ()>(source.load(Ordering::Relaxed))).unwrap()
+            })
+        };
+        source.store(2, Ordering::Relaxed);
+        cache.insert(7, 2).unwrap();
+        assert!([1, 2].contains(&loads.join().unwrap()));
+        assert_eq!(cache.get(&7), Some(2));
+    });
+}
+
+#[test]
+fn what_is_inserted_while_it_is_computed_is_not_lost() {
+    model_of_reads(|| {
+        let cache = Numbers::new(2);
+        cache.insert(7, 1).unwrap();
+        let computes = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                let more = |value: Option<&u64>| Compute::Put(value.map_or(0, |value| value + 1));
+                cache.compute_blocking(&7, more).unwrap()
+            })
+        };
+        cache.insert(7, 10).unwrap();
+        let computed = computes.join().unwrap();
+        let expected = if computed == Some(11) { 11 } else { 10 };
+        assert_eq!(cache.get(&7), Some(expected));
+    });
+}

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use floodwall::cache::Compute;
 use floodwall::{
     Acquire, AdaptiveConcurrency, AdaptiveRate, AdaptiveThrottle, Blocking, Bulkhead, Cache, Call, Carry,
     CircuitBreaker, Clock, Constant, Event, Failover, FixedWindow, Gate, Hedge, Keyed, LoadShed, Outcome,

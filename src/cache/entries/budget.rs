@@ -16,7 +16,8 @@ pub(super) struct Budget {
     slack: AtomicU64,
     /// 1 since somebody found no room, until there is plenty.
     is_full: AtomicU64,
-    shards: u64,
+    /// The shards are two to the power of this.
+    shards: u32,
     /// What share of the capacity one entry may weigh.
     largest: f64,
 }
@@ -29,7 +30,7 @@ impl Budget {
             debt: AtomicU64::new(0),
             slack: AtomicU64::new(slack(capacity)),
             is_full: AtomicU64::new(0),
-            shards: shards as u64,
+            shards: shards.ilog2(),
             largest,
         }
     }
@@ -70,7 +71,7 @@ impl Budget {
             self.is_full.store(0, Ordering::Relaxed);
             return false;
         }
-        pending < slack / self.shards
+        pending < slack >> self.shards
     }
 
     /// Remembers that there was no room.
@@ -80,13 +81,13 @@ impl Budget {
 
     /// Whether a shard that has so much, given back or soon to be, should have more.
     pub(super) fn is_thin(&self, room: u64) -> bool {
-        room < self.slack.load(Ordering::Relaxed) / (2 * self.shards)
+        room < self.slack.load(Ordering::Relaxed) >> (self.shards + 1)
     }
 
     /// How much a shard may keep for itself.
     #[inline]
     pub(super) fn change(&self) -> u64 {
-        self.slack.load(Ordering::Relaxed) / (4 * self.shards)
+        self.slack.load(Ordering::Relaxed) >> (self.shards + 2)
     }
 
     /// Takes what is wanted or what is there; a little more, so that it need not be asked for often.

@@ -3,21 +3,27 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use crate::sync::{AtomicPtr, Ordering};
 
 /// Values numbered from 0, in chunks that are an eighth of what there is at most.
 ///
 /// Chunks are made when they are needed and freed with the whole. A chunk that can be seen is full of values. A first one may be
-/// as large as is expected to be enough: what lies in it is found faster. The system gives it memory as it is used.
+/// as large as is expected to be enough: it is there from the start, so that what lies in it is found faster. The system gives it
+/// memory as it is used.
 pub(super) struct Chunks<T> {
-    first: AtomicPtr<T>,
+    first: NonNull<T>,
     /// How long the first chunk is.
     length: u32,
     chunks: [AtomicPtr<T>; CHUNKS],
     values: PhantomData<Box<[T]>>,
 }
+
+// SAFETY: what others get of a shared one is shared values. They are made in one thread and dropped in another.
+unsafe impl<T: Send + Sync> Sync for Chunks<T> {}
+// SAFETY: it is alone with its chunks.
+unsafe impl<T: Send> Send for Chunks<T> {}
 
 const CHUNKS: usize = 8 * (LARGEST - SMALLEST + 1) as usize;
 /// The first eight chunks have 2^4 values each.
@@ -52,7 +58,7 @@ impl<T: Zero> Chunks<T> {
     pub(super) fn new(length: u32) -> Self {
         const { assert!(size_of::<T>() > 0, "what takes no room needs no chunks") };
         Self {
-            first: AtomicPtr::new(ptr::null_mut()),
+            first: if length > 0 { make_values(length as usize) } else { NonNull::dangling() },
             length,
             chunks: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             values: PhantomData,
@@ -62,11 +68,14 @@ impl<T: Zero> Chunks<T> {
     /// Makes the chunk of a number if it is not there. Not by two threads at once.
     pub(super) fn make(&self, number: u32) {
         assert!(number < Self::MOST, "no more chunks");
-        if number < self.length {
-            make_chunk(&self.first, self.length as usize);
-        } else {
+        if number >= self.length {
             let (chunk, _, length) = locate(number - self.length);
-            make_chunk(&self.chunks[chunk], length);
+            let chunk = &self.chunks[chunk];
+            // Relaxed: who makes chunks has made all there are, or was told under a lock.
+            if chunk.load(Ordering::Relaxed).is_null() {
+                // Release: whoever sees the chunk sees the values in it.
+                chunk.store(make_values(length).as_ptr(), Ordering::Release);
+            }
         }
     }
 
@@ -77,13 +86,12 @@ impl<T: Zero> Chunks<T> {
     /// If its chunk was not made.
     #[inline]
     pub(super) fn get(&self, number: u32) -> &T {
-        let (chunk, place) = if number < self.length {
-            (&self.first, number as usize)
-        } else {
-            let (chunk, place, _) = locate(number - self.length);
-            (&self.chunks[chunk], place)
-        };
-        let first = chunk.load(Ordering::Acquire);
+        if number < self.length {
+            // SAFETY: the first chunk has so many values, and is freed with `self` alone.
+            return unsafe { self.first.add(number as usize).as_ref() };
+        }
+        let (chunk, place, _) = locate(number - self.length);
+        let first = self.chunks[chunk].load(Ordering::Acquire);
         assert!(!first.is_null(), "no such chunk");
         // SAFETY: a chunk that can be seen has values in all of its places, `place` is one of them, and it is
         // freed with `self` alone.
@@ -92,18 +100,14 @@ impl<T: Zero> Chunks<T> {
 
     /// Returns how many bytes so many values take.
     pub(super) fn memory(&self, values: u32) -> usize {
-        let length = |(first, length): (*mut T, usize)| {
-            if first == self.first.load(Ordering::Relaxed) { length.min(values as usize) } else { length }
+        let length = |(first, length): (NonNull<T>, usize)| {
+            if first == self.first { length.min(values as usize) } else { length }
         };
         self.lengths().map(|chunk| length(chunk) * size_of::<T>()).sum()
     }
 }
 
-fn make_chunk<T: Zero>(chunk: &AtomicPtr<T>, length: usize) {
-    // Relaxed: who makes chunks has made all there are, or was told under a lock.
-    if !chunk.load(Ordering::Relaxed).is_null() {
-        return;
-    }
+fn make_values<T: Zero>(length: usize) -> NonNull<T> {
     let first = allocate::<T>(length);
     if cfg!(floodwall_loom) {
         for place in 0..length {
@@ -111,19 +115,18 @@ fn make_chunk<T: Zero>(chunk: &AtomicPtr<T>, length: usize) {
             unsafe { first.add(place).write(T::default()) };
         }
     }
-    // Release: whoever sees the chunk sees the values in it.
-    chunk.store(first, Ordering::Release);
+    first
 }
 
 impl<T> Chunks<T> {
     /// Returns the first value and the length of each chunk there is.
-    fn lengths(&self) -> impl Iterator<Item = (*mut T, usize)> {
-        let first = [(self.first.load(Ordering::Acquire), self.length as usize)];
-        let others = (0..).zip(&self.chunks).map(|(chunk, first)| {
+    fn lengths(&self) -> impl Iterator<Item = (NonNull<T>, usize)> {
+        let first = (self.length > 0).then_some((self.first, self.length as usize));
+        let others = (0..).zip(&self.chunks).filter_map(|(chunk, first)| {
             let length = 1 << ((chunk >> 3) + SMALLEST - 3);
-            (first.load(Ordering::Acquire), length)
+            Some((NonNull::new(first.load(Ordering::Acquire))?, length))
         });
-        first.into_iter().chain(others).filter(|(first, _)| !first.is_null())
+        first.into_iter().chain(others)
     }
 }
 
@@ -132,7 +135,7 @@ impl<T> Drop for Chunks<T> {
         for (first, length) in self.lengths() {
             // SAFETY: nobody else has `self` any more; the chunk was made by `make` with this length and is full.
             unsafe {
-                ptr::slice_from_raw_parts_mut(first, length).drop_in_place();
+                NonNull::slice_from_raw_parts(first, length).drop_in_place();
                 free(first, length);
             }
         }
@@ -143,15 +146,12 @@ impl<T> Drop for Chunks<T> {
 ///
 /// It begins with a cache line, so that small values do not lie across two. It is not asked for like that: zeroes at such a place
 /// would be written by this thread at once, while the system has pages full of them.
-fn allocate<T>(length: usize) -> *mut T {
+fn allocate<T>(length: usize) -> NonNull<T> {
     let (layout, align) = layout::<T>(length);
     // SAFETY: the layout has a size.
-    let start = unsafe { alloc_zeroed(layout) };
-    if start.is_null() {
-        handle_alloc_error(layout);
-    }
+    let Some(start) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
     // At least 16, since the start is aligned to 16.
-    let shift = align - (start.addr() & (align - 1));
+    let shift = align - (start.addr().get() & (align - 1));
     // SAFETY: the layout is larger than the values by `align`, which `shift` is not more than; the word before the
     // first value is in what was shifted, and aligned.
     unsafe {
@@ -166,11 +166,11 @@ fn allocate<T>(length: usize) -> *mut T {
 /// # Safety
 ///
 /// It was made with this length, is not freed, and nobody uses it.
-unsafe fn free<T>(first: *mut T, length: usize) {
+unsafe fn free<T>(first: NonNull<T>, length: usize) {
     // SAFETY: as the caller says; the shift stands before the first value.
     unsafe {
         let shift = first.cast::<usize>().sub(1).read();
-        dealloc(first.cast::<u8>().sub(shift), layout::<T>(length).0);
+        dealloc(first.cast::<u8>().sub(shift).as_ptr(), layout::<T>(length).0);
     }
 }
 

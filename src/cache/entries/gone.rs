@@ -48,6 +48,7 @@ impl Cause {
 }
 
 impl<'a, K, V> Gone<'a, K, V> {
+    #[inline]
     pub(super) const fn new(entries: &'a Entries<K, V>) -> Self {
         Self {
             entries,
@@ -75,9 +76,15 @@ impl<'a, K, V> Gone<'a, K, V> {
         self.unseen[cause.number() as usize] += 1;
     }
 
-    /// Returns how many left beside those that can be seen, and why.
-    pub(crate) fn unseen(&self) -> impl Iterator<Item = (Cause, u64)> {
-        Cause::ALL.into_iter().zip(self.unseen.map(u64::from)).filter(|(_, count)| *count > 0)
+    /// Says how many left beside those that can be seen, and why.
+    #[inline]
+    pub(crate) fn unseen(&self, mut say: impl FnMut(Cause, u64)) {
+        for cause in Cause::ALL {
+            let count = self.unseen[cause.number() as usize];
+            if count > 0 {
+                say(cause, count.into());
+            }
+        }
     }
 
     /// Adds an entry that was just taken out.
@@ -125,7 +132,18 @@ impl<'a, K, V> Gone<'a, K, V> {
 }
 
 impl<K, V> Drop for Gone<'_, K, V> {
+    #[inline]
     fn drop(&mut self) {
+        if self.first.slot != 0 || self.due.is_some() || self.owes {
+            self.give_back();
+        }
+    }
+}
+
+impl<K, V> Gone<'_, K, V> {
+    /// Gives back what has left, drops some of what is free and pays what is owed.
+    #[inline(never)]
+    fn give_back(&mut self) {
         let entries = self.entries;
         let mut next = std::mem::replace(&mut self.first, NONE);
         // All are given back before the first is dropped: that runs code of the user's, which may panic.

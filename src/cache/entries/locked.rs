@@ -2,18 +2,18 @@
 #![expect(unsafe_code, reason = "slots and tables are shared by the rules of shards, which loom checks")]
 
 use std::borrow::Borrow;
-use std::ptr;
+use std::mem::needs_drop;
 
+use super::New;
 use super::shard::{Shard, Writers};
 use super::slots::Slots;
-use super::state::State;
+use super::state::{Chain, State};
 use super::table::{self, Cell, Table};
 use crate::cache::evict::Nodes;
-use crate::cache::times::Life;
 use crate::cache::wheel::Wheel;
 use crate::clock::NEVER;
 use crate::lanes;
-use crate::sync::{AtomicPtr, MutexGuard, Ordering, fence};
+use crate::sync::{AtomicPtr, Ordering, ShortGuard, fence};
 
 /// A table that some may still read: no box before they have ended, since a box is alone with what it holds.
 pub(super) struct Outgrown(AtomicPtr<Table>);
@@ -35,7 +35,7 @@ impl Drop for Outgrown {
 /// A shard whose lock is held.
 pub(super) struct Locked<'a, K, V> {
     pub(super) shard: &'a Shard<K, V>,
-    pub(super) state: MutexGuard<'a, State>,
+    pub(super) state: ShortGuard<'a, State>,
 }
 
 impl<'a, K, V> Locked<'a, K, V> {
@@ -45,54 +45,40 @@ impl<'a, K, V> Locked<'a, K, V> {
         unsafe { &*self.shard.table.load(Ordering::Relaxed) }
     }
 
-    /// Finds the cell of a key. Runs the key's `Eq`.
-    pub(super) fn find<Q>(&self, hash: u32, key: &Q) -> Option<Cell>
+    /// Finds the cell of a key, or the free one where it would be. Runs the key's `Eq`.
+    pub(super) fn search<Q>(&self, hash: u32, key: &Q) -> Result<Cell, usize>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        self.table().find(hash, |cell| {
+        self.table().search(hash, |cell| {
             // SAFETY: it is in the table, and the lock is held: nobody empties it.
             unsafe { self.shard.slots.get(cell.slot).see(|known, _| known.borrow() == key) }
         })
     }
 
     /// Finds the cell of a slot.
+    #[inline]
     pub(super) fn find_slot(&self, slot: u32) -> Option<Cell> {
         let hash = self.shard.slots.get(slot).node.hash();
         self.table().find(hash, |cell| cell.slot == slot)
     }
 
-    /// Puts in an entry whose key is not there.
-    pub(super) fn put(&mut self, hash: u32, key: K, value: V, weight: u64, life: Life) -> u32 {
-        let slot = self.fill(hash, key, value, weight, life);
-        if self.len() >= u64::from(self.table().homes()) * 4 / 5 || !self.table().put(hash, slot) {
-            self.grow();
-            while !self.table().put(hash, slot) {
-                self.lengthen();
-            }
+    /// Puts in a slot whose key is not there, at the free cell that a search for it ended at.
+    #[inline]
+    pub(super) fn put(&mut self, hash: u32, at: usize, slot: u32) {
+        if !self.table().put(hash, at, slot) {
+            self.lengthen(hash, slot);
         }
-        self.count(1, weight, 0, 0);
-        slot
+        self.count(1, self.shard.slots.weight(slot), 0, 0);
     }
 
-    /// Puts a new entry in the place of one with the same hash, which is out of the table then. Returns the new slot.
-    pub(super) fn replace(
-        &mut self,
-        hash: u32,
-        cell: Cell,
-        key: K,
-        value: V,
-        weight: u64,
-        life: Life,
-    ) -> u32 {
-        let old = self.shard.slots.weight(cell.slot);
-        let before = ptr::from_ref(self.table());
-        let slot = self.fill(hash, key, value, weight, life);
-        let moved = if ptr::eq(before, self.table()) { None } else { self.find_slot(cell.slot) };
-        self.table().replace(moved.unwrap_or(cell), slot);
-        self.count(1, weight, 1, old);
-        slot
+    /// Puts a slot in the place of one with the same hash, which is out of the table then.
+    #[inline]
+    pub(super) fn replace(&mut self, cell: Cell, slot: u32) {
+        self.table().replace(cell, slot);
+        let slots = &self.shard.slots;
+        self.count(1, slots.weight(slot), 1, slots.weight(cell.slot));
     }
 
     /// Takes an entry out of the table.
@@ -123,19 +109,37 @@ impl<'a, K, V> Locked<'a, K, V> {
         self.shard.len()
     }
 
-    /// Fills a slot that nobody knows of.
-    fn fill(&mut self, hash: u32, key: K, value: V, weight: u64, life: Life) -> u32 {
-        let slots = &self.shard.slots;
-        let number = self.state.free.pop(slots).unwrap_or_else(|| {
-            let number = self.state.slots + 1;
-            slots.make(number);
-            self.state.slots = number;
-            number
-        });
+    /// Sees to it that there is a free slot, and a place in the table. To be called before a cell is looked for: cells may move.
+    #[inline]
+    pub(super) fn reserve(&mut self) {
+        if self.state.free == 0 {
+            self.make();
+        }
+        if self.len() >= self.state.most {
+            self.grow();
+        }
+    }
+
+    /// Makes one more slot.
+    #[inline(never)]
+    fn make(&mut self) {
+        let (slots, number) = (&self.shard.slots, self.state.slots + 1);
+        slots.make(number);
+        slots.get(number).node.set_next(0);
+        self.state.slots = number;
+        self.state.free = number;
         if number > self.table().most() {
             self.renew(self.table().homes(), self.table().tail());
         }
+    }
+
+    /// Fills the slot that was reserved, of which nobody knows, and returns it.
+    #[inline]
+    pub(super) fn fill(&mut self, hash: u32, new: New<K, V>) -> u32 {
+        let New { key, value, weight, life } = new;
+        let (slots, number) = (&self.shard.slots, self.state.free);
         let slot = slots.get(number);
+        self.state.free = slot.node.next();
         slot.node.renew(hash);
         slots.set(number, weight, life);
         if life.words[0] != NEVER && slots.is_timed() {
@@ -148,14 +152,14 @@ impl<'a, K, V> Locked<'a, K, V> {
     }
 
     /// Hands over what an entry that has left holds: to be dropped when no reader names it any more.
+    #[inline]
     pub(super) fn retire(&mut self, slot: u32) {
         self.unschedule(slot);
         self.state.fresh.push(&self.shard.slots, slot);
-        let pending = self.state.pending;
-        self.state.pending = pending.wrapping_add(self.shard.slots.weight(slot));
     }
 
     /// Takes an entry out of the wheel.
+    #[inline]
     pub(super) fn unschedule(&mut self, slot: u32) {
         if let Some(wheel) = &mut self.state.wheel {
             wheel.deschedule(&self.shard.slots, slot);
@@ -188,13 +192,23 @@ impl<'a, K, V> Locked<'a, K, V> {
         let slots = &self.shard.slots;
         let state = &mut *self.state;
         let mut young = std::mem::take(&mut state.young);
-        lanes::with_named(|is_named| {
-            while let Some(slot) = young.pop(slots) {
-                let chain =
-                    if is_named(slots.get(slot).address()) { &mut state.young } else { &mut state.ripe };
-                chain.push(slots, slot);
+        let mut ripe = Chain::default();
+        lanes::with_named(|is_named| match is_named {
+            None => ripe = young,
+            Some(is_named) => {
+                while let Some(slot) = young.pop(slots) {
+                    let chain =
+                        if is_named(slots.get(slot).address()) { &mut state.young } else { &mut ripe };
+                    chain.push(slots, slot);
+                }
             }
         });
+        if needs_drop::<(K, V)>() {
+            state.ripe.append(slots, &mut ripe);
+        } else {
+            // Nothing of the user's runs when it is dropped, so it is dropped here.
+            state.set_free(slots, ripe);
+        }
         if self.young() > 0 {
             self.stamp(lanes::stamp());
         }
@@ -220,10 +234,9 @@ impl<'a, K, V> Locked<'a, K, V> {
         // SAFETY: it is filled, out of the table since before a scan, and the scan did not find it named: nobody
         // looks at it. The lock keeps others from emptying it.
         let content = unsafe { slots.get(slot).empty() };
-        let weight = slots.weight(slot);
-        self.state.pending = self.state.pending.wrapping_sub(weight);
-        self.state.free.push_first(slots, slot);
-        Some((content, weight))
+        slots.get(slot).node.set_next(self.state.free);
+        self.state.free = slot;
+        Some((content, slots.weight(slot)))
     }
 
     /// Takes the room that was given back.
@@ -262,14 +275,19 @@ impl<'a, K, V> Locked<'a, K, V> {
     }
 
     /// Makes a table with more homes.
+    #[cold]
     fn grow(&mut self) {
         let more = table::next_size(self.table().homes(), self.state.expected);
         self.renew(more, more.clamp(8, 1024));
+        self.state.most = table::most(more);
     }
 
-    /// Makes a table with a longer tail, for many entries with nearly the same hash.
-    fn lengthen(&mut self) {
-        self.renew(self.table().homes(), self.table().tail() * 2);
+    /// Puts a slot into a table with a longer tail, for many entries with nearly the same hash.
+    #[cold]
+    fn lengthen(&mut self, hash: u32, slot: u32) {
+        while !self.table().add(hash, slot) {
+            self.renew(self.table().homes(), self.table().tail() * 2);
+        }
     }
 
     fn renew(&mut self, homes: u32, mut tail: u32) {
@@ -278,7 +296,7 @@ impl<'a, K, V> Locked<'a, K, V> {
         let table = loop {
             let table = Table::new(homes, tail, most.min(Slots::<K, V>::MOST));
             let mut all = self.table().slots();
-            if all.all(|slot| table.put(slots.get(slot).node.hash(), slot)) {
+            if all.all(|slot| table.add(slots.get(slot).node.hash(), slot)) {
                 break table;
             }
             tail *= 2;

@@ -54,6 +54,14 @@ pub(super) struct Room {
     pub(super) listened: bool,
 }
 
+/// An entry that comes.
+pub(super) struct New<K, V> {
+    pub(super) key: K,
+    pub(super) value: V,
+    pub(super) weight: u64,
+    pub(super) life: Life,
+}
+
 /// An entry, as a look-up sees it.
 pub(super) struct Found<'a, K, V> {
     pub(super) key: &'a K,
@@ -171,8 +179,8 @@ impl<K: Eq, V> Entries<K, V> {
                 see(found)
             });
         };
-        let seen = shard.look(hash, key, |slot, _, found| {
-            shard.slots.get(slot).node.touch();
+        let seen = shard.look(hash, key, |_, node, found| {
+            node.touch();
             see(found)
         });
         lessons.hear(hash, seen.is_some(), || self.entries());
@@ -191,26 +199,48 @@ impl<K: Eq, V> Entries<K, V> {
 
     /// Puts an entry in place of the one of its key, and makes others leave for its room. What weighs more than one
     /// entry may is given back, and the old one leaves all the same.
-    pub(super) fn insert(
-        &self,
+    pub(super) fn insert<'a>(
+        &'a self,
         hash: u64,
-        key: K,
-        value: V,
-        weight: u64,
-        life: Life,
-    ) -> (Gone<'_, K, V>, Option<TooHeavy<V>>) {
-        let limit = self.budget.limit();
-        if weight > limit {
-            let mut gone = self.remove_if(hash, &key, |old| {
-                Some(if old.times.is_over(life.now) { Cause::Expired } else { Cause::Replaced })
-            });
-            gone.refuse(key);
-            return (gone, Some(TooHeavy { value, weight, limit }));
+        new: New<K, V>,
+        gone: &mut Gone<'a, K, V>,
+    ) -> Result<(), TooHeavy<V>> {
+        let Err(New { key, value, weight, life }) = self.insert_if(hash, new, gone, || true) else {
+            return Ok(());
+        };
+        *gone = self.remove_if(hash, &key, |old| {
+            Some(if old.times.is_over(life.now) { Cause::Expired } else { Cause::Replaced })
+        });
+        gone.refuse(key);
+        Err(TooHeavy { value, weight, limit: self.budget.limit() })
+    }
+
+    /// The same if `may` says so under the lock under which it is done; otherwise, and if it is too heavy, the entry is given
+    /// back and nothing is changed.
+    #[inline]
+    pub(super) fn insert_if<'a>(
+        &'a self,
+        hash: u64,
+        new: New<K, V>,
+        gone: &mut Gone<'a, K, V>,
+        may: impl FnOnce() -> bool,
+    ) -> Result<(), New<K, V>> {
+        if new.weight > self.budget.limit() {
+            return Err(new);
         }
-        let mut gone = Gone::new(self);
         let (shard, hash) = self.place(hash);
-        self.admit(shard, hash, key, value, weight, life, &mut gone);
-        (gone, None)
+        self.admit(shard, hash, new, gone, may)
+    }
+
+    /// What has left by one change: nothing yet.
+    #[inline]
+    pub(super) const fn gone(&self) -> Gone<'_, K, V> {
+        Gone::new(self)
+    }
+
+    /// Waits for whoever changes an entry of this hash at the moment.
+    pub(super) fn pass(&self, hash: u64) {
+        drop(self.shards[self.place(hash).0].lock());
     }
 
     /// Removes the entry of `key` if `why` gives a cause. It is asked outside the lock, and again if the entry changes

@@ -1,11 +1,12 @@
 //! Who comes in and who has to go: room is made here.
 #![expect(unsafe_code, reason = "what has left the table is handed over")]
 
+use std::mem::needs_drop;
+
 use super::locked::Locked;
 use super::shard::Shard;
-use super::{Cause, Entries, Gone};
+use super::{Cause, Entries, Gone, New};
 use crate::cache::evict::Nodes;
-use crate::cache::times::Life;
 use crate::lanes;
 
 /// How many are dropped at a time: one for the entry that comes, and one to catch up.
@@ -39,7 +40,6 @@ impl<'a, K, V> Reaped<'a, K, V> {
 
     /// Takes out what nobody reads any more, up to so many; once. Returns whether there was any.
     fn reap(&mut self, shard: &'a Shard<K, V>, locked: &mut Locked<'_, K, V>, most: usize) -> bool {
-        locked.ripen();
         for place in &mut self.contents[..most] {
             let Some((content, weight)) = locked.reap() else { break };
             *place = Some(content);
@@ -68,7 +68,9 @@ impl<K, V> Entries<K, V> {
         lanes::scan();
         let shard = &self.shards[shard];
         let mut reaped = Reaped::none();
-        reaped.reap(shard, &mut shard.lock(), REAPED);
+        let mut locked = shard.lock();
+        locked.ripen();
+        reaped.reap(shard, &mut locked, REAPED);
     }
 
     /// Pays what was taken and not there, by dropping what nobody reads any more.
@@ -88,6 +90,7 @@ impl<K, V> Entries<K, V> {
             loop {
                 let mut reaped = Reaped::none();
                 let mut locked = shard.lock();
+                locked.ripen();
                 self.collect(&mut locked);
                 if self.budget.debt() == 0 {
                     return 0;
@@ -103,6 +106,7 @@ impl<K, V> Entries<K, V> {
     }
 
     /// Lets an entry go that is out of the table.
+    #[inline]
     fn leave(
         &self,
         locked: &mut Locked<'_, K, V>,
@@ -143,6 +147,7 @@ impl<K, V> Entries<K, V> {
     }
 
     /// Makes one entry leave. Returns what it weighs.
+    #[inline]
     fn evict(&self, locked: &mut Locked<'_, K, V>, shard: usize, gone: &mut Gone<'_, K, V>) -> Option<u64> {
         let slots = &self.shards[shard].slots;
         let slot = locked.state.order.victim(slots)?;
@@ -181,9 +186,10 @@ impl<K, V> Entries<K, V> {
                 return got;
             }
             let mut locked = self.shards[number].lock();
+            locked.ripen();
             self.collect(&mut locked);
             got += locked.spend(weight - got);
-            pending = pending.saturating_add(locked.state.pending);
+            pending = pending.saturating_add(locked.state.pending());
         }
         // What others have borrowed will be paid by what waits.
         let wanted = weight.saturating_sub(got).saturating_add(self.budget.debt()).saturating_sub(pending);
@@ -235,46 +241,32 @@ impl<K, V> Entries<K, V> {
 }
 
 impl<K: Eq, V> Entries<K, V> {
-    /// Puts an entry into its shard. Runs no code of a user's but `Eq` of keys.
-    #[allow(clippy::too_many_arguments, reason = "an entry and where it goes")]
+    /// Puts an entry into its shard, if `may` says so once its lock is held. Runs no code of a user's but `Eq` of keys.
+    #[inline]
     pub(super) fn admit<'a>(
         &'a self,
         number: usize,
         hash: u32,
-        key: K,
-        value: V,
-        weight: u64,
-        life: Life,
+        new: New<K, V>,
         gone: &mut Gone<'a, K, V>,
-    ) {
-        let shard = &self.shards[number];
+        may: impl FnOnce() -> bool,
+    ) -> Result<(), New<K, V>> {
+        let (shard, weight, now) = (&self.shards[number], new.weight, new.life.now);
         let slots = &shard.slots;
         let mut locked = shard.lock();
-        // In a small cache two are too many.
-        let most = if self.budget.change() == 0 { 1 } else { REAPED };
-        gone.reaped.reap(shard, &mut locked, most);
+        locked.ripen();
+        if needs_drop::<(K, V)>() {
+            // In a small cache two are too many.
+            let most = if self.budget.change() == 0 { 1 } else { REAPED };
+            gone.reaped.reap(shard, &mut locked, most);
+        }
         self.collect(&mut locked);
         if locked.state.credit < weight {
-            let missing = weight - locked.state.credit;
-            locked.state.credit += self.budget.take(missing);
+            locked = self.earn(locked, number, hash, &new, gone);
         }
-        if locked.state.credit < weight {
-            // The room of the one that it replaces is as good as free.
-            let missing = weight - locked.state.credit;
-            let freed = locked.find(hash, &key).map_or(0, |cell| slots.weight(cell.slot)).min(missing);
-            if freed > 0 {
-                self.budget.overdraw(freed);
-                gone.owe();
-                locked.state.credit += freed;
-            }
-        }
-        if locked.state.credit < weight {
-            let missing = weight - locked.state.credit;
-            let kept = locked.spend(u64::MAX);
-            drop(locked);
-            let room = self.make_room(number, missing, gone);
-            locked = shard.lock();
-            locked.state.credit += room + kept;
+        // Nothing of its own has changed yet, and the lock is held until all has.
+        if !may() {
+            return Err(new);
         }
         if let Some(lessons) =
             self.lessons.as_ref().filter(|lessons| lessons.version() != locked.state.lesson)
@@ -282,49 +274,95 @@ impl<K: Eq, V> Entries<K, V> {
             locked.state.lesson = lessons.version();
             locked.state.order.choose(lessons.choice());
         }
-        self.expire_some(&mut locked, number, life.now, 4, gone);
-        let mut cell = locked.find(hash, &key);
-        locked.state.credit -= weight;
-        let replaced = cell.map_or(0, |cell| slots.weight(cell.slot));
-        locked.state.owed = locked.state.owed.saturating_add(weight).saturating_sub(replaced);
-        if locked.state.owed > 0 {
-            if self.budget.is_short(locked.state.pending) {
-                if self.budget.is_thin(locked.state.pending.saturating_add(locked.state.credit)) {
-                    locked.state.owed = locked.state.owed.saturating_add(weight);
-                }
-                for _ in 0..Self::VICTIMS {
-                    let owed = locked.state.owed;
-                    if owed == 0 {
-                        break;
-                    }
-                    let Some(left) = self.evict(&mut locked, number, gone) else { break };
-                    locked.state.owed = owed.saturating_sub(left);
-                }
-                cell = cell.and_then(|cell| locked.find_slot(cell.slot));
-            } else {
-                locked.state.owed = 0;
-            }
+        if self.is_timed {
+            self.expire_some(&mut locked, number, now, 4, gone);
         }
-        match cell {
-            Some(cell) => {
-                let slot = locked.replace(hash, cell, key, value, weight, life);
+        locked.state.credit -= weight;
+        locked.state.owed = locked.state.owed.saturating_add(weight);
+        locked.reserve();
+        let found = locked.search(hash, &new.key);
+        let slot = locked.fill(hash, new);
+        match found {
+            Ok(cell) => {
+                locked.replace(cell, slot);
                 locked.state.order.replace(slots, cell.slot, slot);
-                let was_over = slots.times(cell.slot).is_over(life.now);
+                locked.state.owed = locked.state.owed.saturating_sub(slots.weight(cell.slot));
+                let was_over = slots.times(cell.slot).is_over(now);
                 let cause = if was_over { Cause::Expired } else { Cause::Replaced };
                 self.leave(&mut locked, number, cell.slot, cause, gone);
             }
-            None => {
-                let slot = locked.put(hash, key, value, weight, life);
+            Err(at) => {
+                locked.put(hash, at, slot);
                 locked.state.order.admit(slots, slot);
             }
         }
-        let excess = locked.state.credit.saturating_sub(2 * self.budget.change());
+        if locked.state.owed > 0 {
+            self.pay(&mut locked, number, weight, gone);
+        }
+        let excess = locked.state.credit.saturating_sub(4 * self.budget.change());
         if excess > 0 {
             let paid = locked.spend(excess);
             self.budget.give(paid);
         }
         if self.is_scan_due(&mut locked) {
             gone.due = Some(number as u16);
+        }
+        Ok(())
+    }
+
+    /// Gets the room for an entry that its shard does not have.
+    #[inline(never)]
+    fn earn<'a, 'b>(
+        &'a self,
+        mut locked: Locked<'b, K, V>,
+        number: usize,
+        hash: u32,
+        new: &New<K, V>,
+        gone: &mut Gone<'a, K, V>,
+    ) -> Locked<'b, K, V> {
+        let missing = new.weight - locked.state.credit;
+        locked.state.credit += self.budget.take(missing);
+        if locked.state.credit < new.weight {
+            // The room of the one that it replaces is as good as free.
+            let missing = new.weight - locked.state.credit;
+            let slots = &locked.shard.slots;
+            let freed = locked.search(hash, &new.key).map_or(0, |cell| slots.weight(cell.slot)).min(missing);
+            if freed > 0 {
+                self.budget.overdraw(freed);
+                gone.owe();
+                locked.state.credit += freed;
+            }
+        }
+        if locked.state.credit < new.weight {
+            let missing = new.weight - locked.state.credit;
+            let kept = locked.spend(u64::MAX);
+            let shard = locked.shard;
+            drop(locked);
+            let room = self.make_room(number, missing, gone);
+            locked = shard.lock();
+            locked.state.credit += room + kept;
+        }
+        locked
+    }
+
+    /// Makes entries leave for one that has come, if the cache is nearly full.
+    fn pay(&self, locked: &mut Locked<'_, K, V>, number: usize, weight: u64, gone: &mut Gone<'_, K, V>) {
+        let pending = locked.state.pending();
+        if !self.budget.is_short(pending) {
+            locked.state.owed = 0;
+            return;
+        }
+        if self.budget.is_thin(pending.saturating_add(locked.state.credit)) {
+            locked.state.owed = locked.state.owed.saturating_add(weight);
+        }
+        for _ in 0..Self::VICTIMS {
+            let owed = locked.state.owed;
+            // The one that has come does not leave for itself.
+            if owed == 0 || locked.len() < 2 {
+                break;
+            }
+            let Some(left) = self.evict(locked, number, gone) else { break };
+            locked.state.owed = owed.saturating_sub(left);
         }
     }
 
@@ -363,6 +401,7 @@ impl<K: Eq, V> Entries<K, V> {
             loop {
                 let mut reaped = Reaped::none();
                 let mut locked = shard.lock();
+                locked.ripen();
                 locked.collect();
                 let room = locked.spend(u64::MAX);
                 self.budget.give(room);

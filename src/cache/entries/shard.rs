@@ -15,9 +15,9 @@ use super::locked::Locked;
 use super::slots::{Slot, Slots};
 use super::state::{Chain, State};
 use super::table::{self, Table};
-use crate::cache::evict::Core;
+use crate::cache::evict::{Core, Node};
 use crate::lanes::{self, Hold};
-use crate::sync::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, fence};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, Short, ShortGuard, fence};
 
 /// What a shard shares. Processors fetch lines in pairs.
 #[repr(align(128))]
@@ -32,7 +32,7 @@ pub(super) struct Shard<K, V> {
 /// On lines of its own: readers do not look at it.
 #[repr(align(128))]
 pub(super) struct Writers {
-    state: Mutex<State>,
+    state: Short<State>,
     /// Room of what has been dropped since the lock was last held.
     pub(super) returned: AtomicU64,
     /// What the entries in the table weigh and how many there are; changed under the lock.
@@ -53,21 +53,21 @@ impl<K, V> Shard<K, V> {
             version: AtomicU64::new(0),
             slots: Slots::new(expected, is_weighted, words),
             writers: Writers {
-                state: Mutex::new(State {
+                state: Short::new(State {
                     order,
                     lesson: 0,
                     wheel: None,
                     slots: 0,
-                    free: Chain::default(),
+                    free: 0,
                     fresh: Chain::default(),
                     young: Chain::default(),
                     stamp: 0,
                     ripe: Chain::default(),
                     outgrown: Vec::new(),
                     is_outgrown_new: false,
+                    most: table::most(homes),
                     expected,
                     credit: 0,
-                    pending: 0,
                     owed: 0,
                 }),
                 returned: AtomicU64::new(0),
@@ -91,7 +91,7 @@ impl<K, V> Shard<K, V> {
     }
 
     #[inline]
-    fn lock_state(&self) -> MutexGuard<'_, State> {
+    fn lock_state(&self) -> ShortGuard<'_, State> {
         self.writers.state.lock()
     }
 
@@ -108,18 +108,20 @@ impl<K, V> Shard<K, V> {
             let found = self.table.load(Ordering::Acquire);
             // SAFETY: it was the shard's table when this thread was already reading, so it is freed after `hold` ends.
             let table = unsafe { &*found };
-            let mut has_changed = false;
+            // The last one that was looked at, unless its cell has changed meanwhile.
+            let mut seen = None;
             let cell = table.find(hash, |cell| {
                 let slot = self.slots.get(cell.slot);
                 hold.name(slot.address());
-                has_changed =
-                    table.word(cell.at) != cell.word || !ptr::eq(self.table.load(Ordering::Acquire), found);
-                has_changed || is(cell.slot, slot)
+                let is_there =
+                    table.word(cell.at) == cell.word && ptr::eq(self.table.load(Ordering::Acquire), found);
+                seen = is_there.then_some((cell.slot, slot));
+                !is_there || is(cell.slot, slot)
             });
-            match cell {
-                Some(cell) if !has_changed => return Some((cell.slot, self.slots.get(cell.slot))),
-                Some(_) => {}
-                None => {
+            match (cell, seen) {
+                (Some(_), Some(seen)) => return Some(seen),
+                (Some(_), None) => {}
+                (None, _) => {
                     // Cells were acquired: if one has moved, the version says so.
                     fence(Ordering::Acquire);
                     if version % 2 == 0 && self.version.load(Ordering::Relaxed) == version {
@@ -142,7 +144,7 @@ impl<K, V> Shard<K, V> {
         &self,
         hash: u32,
         key: &Q,
-        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+        see: impl FnOnce(u32, &Node, Found<'_, K, V>) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
@@ -153,7 +155,7 @@ impl<K, V> Shard<K, V> {
             // SAFETY: it is named, and was in the table after that: nobody empties it.
             unsafe { slot.see(|known, _| known.borrow() == key) }
         })?;
-        Some(self.show(&hold, number, slot, see))
+        Some(self.show(number, slot, see))
     }
 
     /// Shows the entry in a slot to `see`, if it is in the table with this hash.
@@ -161,7 +163,7 @@ impl<K, V> Shard<K, V> {
         &self,
         hash: u32,
         number: u32,
-        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+        see: impl FnOnce(u32, &Node, Found<'_, K, V>) -> R,
     ) -> Option<R> {
         self.look_for(hash, |slot| slot == number, see)
     }
@@ -171,25 +173,24 @@ impl<K, V> Shard<K, V> {
         &self,
         hash: u32,
         is: impl Fn(u32) -> bool,
-        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+        see: impl FnOnce(u32, &Node, Found<'_, K, V>) -> R,
     ) -> Option<R> {
         let hold = lanes::hold();
         let (number, slot) = self.seek(&hold, hash, |at, slot| slot.node.hash() == hash && is(at))?;
-        Some(self.show(&hold, number, slot, see))
+        Some(self.show(number, slot, see))
     }
 
-    /// Shows a slot that `hold` names and that was in the table after that.
+    /// Shows a slot that is named and was in the table after that.
     #[inline]
     fn show<R>(
         &self,
-        hold: &Hold,
         number: u32,
         slot: &Slot<K, V>,
-        see: impl FnOnce(u32, &Hold, Found<'_, K, V>) -> R,
+        see: impl FnOnce(u32, &Node, Found<'_, K, V>) -> R,
     ) -> R {
         let (times, heat) = (self.slots.times(number), slot.node.uses().into());
         // SAFETY: it is named, and was in the table after that: nobody empties it.
-        unsafe { slot.see(|key, value| see(number, hold, Found { key, value, times, heat })) }
+        unsafe { slot.see(|key, value| see(number, &slot.node, Found { key, value, times, heat })) }
     }
 
     /// Counts a use of an entry that is named, where the order is exact.

@@ -2,7 +2,7 @@
 
 use super::locked::Outgrown;
 use super::slots::Slots;
-use crate::cache::evict::Core;
+use crate::cache::evict::{Core, Nodes};
 use crate::cache::wheel::Wheel;
 
 /// What only the holder of the lock knows.
@@ -14,7 +14,8 @@ pub(super) struct State {
     pub(super) wheel: Option<Wheel>,
     /// Slots that were ever used.
     pub(super) slots: u32,
-    pub(super) free: Chain,
+    /// The first that is free; the others are behind it.
+    pub(super) free: u32,
     /// Out of the table, without a stamp yet.
     pub(super) fresh: Chain,
     /// Out of the table since before the stamp; perhaps named by a reader.
@@ -26,14 +27,32 @@ pub(super) struct State {
     pub(super) outgrown: Vec<(u64, Outgrown)>,
     /// No scan was made for the last of them.
     pub(super) is_outgrown_new: bool,
+    /// So many entries are too many for the table.
+    pub(super) most: u64,
     /// How many entries are expected at most.
     pub(super) expected: u32,
     /// Room that is this shard's.
     pub(super) credit: u64,
-    /// What all weighs that waits to be dropped.
-    pub(super) pending: u64,
     /// What has come in and nothing has left for.
     pub(super) owed: u64,
+}
+
+impl State {
+    /// What all weighs that waits to be dropped.
+    pub(super) const fn pending(&self) -> u64 {
+        // They are in the capacity, which is a number.
+        self.fresh.weight.wrapping_add(self.young.weight).wrapping_add(self.ripe.weight)
+    }
+
+    /// Takes slots as free that hold nothing any more, and the room of what they held.
+    pub(super) fn set_free<K, V>(&mut self, slots: &Slots<K, V>, others: Chain) {
+        if others.first != 0 {
+            // In front: what was used last is near.
+            slots.get(others.last).node.set_next(self.free);
+            self.free = others.first;
+            self.credit = self.credit.wrapping_add(others.weight);
+        }
+    }
 }
 
 /// Slots one behind the other, by the links of their nodes; 0 is none.
@@ -42,27 +61,20 @@ pub(super) struct Chain {
     pub(super) first: u32,
     pub(super) last: u32,
     pub(super) len: u32,
+    /// What is in them weighs so much.
+    pub(super) weight: u64,
 }
 
 impl Chain {
+    #[inline]
     pub(super) fn push<K, V>(&mut self, slots: &Slots<K, V>, slot: u32) {
-        slots.get(slot).node.set_next(0);
-        match self.last {
-            0 => self.first = slot,
-            last => slots.get(last).node.set_next(slot),
-        }
-        self.last = slot;
-        self.len += 1;
-    }
-
-    /// In front: what was used last is near.
-    pub(super) fn push_first<K, V>(&mut self, slots: &Slots<K, V>, slot: u32) {
         slots.get(slot).node.set_next(self.first);
         if self.last == 0 {
             self.last = slot;
         }
         self.first = slot;
         self.len += 1;
+        self.weight = self.weight.wrapping_add(slots.weight(slot));
     }
 
     /// Puts all of another behind.
@@ -75,10 +87,12 @@ impl Chain {
                 slots.get(last).node.set_next(first);
                 self.last = other.last;
                 self.len += other.len;
+                self.weight = self.weight.wrapping_add(other.weight);
             }
         }
     }
 
+    #[inline]
     pub(super) fn pop<K, V>(&mut self, slots: &Slots<K, V>) -> Option<u32> {
         let slot = self.first;
         if slot == 0 {
@@ -89,6 +103,7 @@ impl Chain {
             self.last = 0;
         }
         self.len -= 1;
+        self.weight = self.weight.wrapping_sub(slots.weight(slot));
         Some(slot)
     }
 }

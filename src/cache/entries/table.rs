@@ -12,8 +12,9 @@ use crate::sync::{AtomicU32, Ordering};
 pub(super) struct Table {
     cells: Box<[AtomicU32]>,
     homes: u32,
-    /// How many bits of a cell are the slot's number.
+    /// How many bits of a cell are the slot's number, and which.
     bits: u32,
+    most: u32,
     /// How many bits of the home are in the tag.
     near: u32,
     /// 1 if a cell is so far from its home that the tag does not tell: then the hash does.
@@ -35,7 +36,14 @@ impl Table {
         debug_assert!(homes > 0 && tail > 0 && bits <= 28);
         // The last cell is never filled: look-ups end there.
         let cells = (0..homes as usize + tail as usize).map(|_| AtomicU32::new(0)).collect();
-        Self { cells, homes, bits, near: (32 - bits).min(10), is_far: AtomicU32::new(0) }
+        Self {
+            cells,
+            homes,
+            bits,
+            most: (1 << bits) - 1,
+            near: (32 - bits).min(10),
+            is_far: AtomicU32::new(0),
+        }
     }
 
     pub(super) const fn homes(&self) -> u32 {
@@ -47,8 +55,9 @@ impl Table {
     }
 
     /// The largest number of a slot.
+    #[inline]
     pub(super) const fn most(&self) -> u32 {
-        (1 << self.bits) - 1
+        self.most
     }
 
     pub(super) fn memory(&self) -> usize {
@@ -76,42 +85,53 @@ impl Table {
 
     /// Returns the first cell of a hash that `is` says it is.
     #[inline]
-    pub(super) fn find(&self, hash: u32, mut is: impl FnMut(Cell) -> bool) -> Option<Cell> {
+    pub(super) fn find(&self, hash: u32, is: impl FnMut(Cell) -> bool) -> Option<Cell> {
+        self.search(hash, is).ok()
+    }
+
+    /// The same; if there is none, returns the first free cell behind the home, where one can be [put](Table::put).
+    #[inline]
+    pub(super) fn search(&self, hash: u32, mut is: impl FnMut(Cell) -> bool) -> Result<Cell, usize> {
         let mut at = self.home(hash);
         let mark = self.mark(hash, at);
         let slots = self.most();
         while let Some(cell) = self.cells.get(at) {
             let word = cell.load(Ordering::Acquire);
             if word == 0 {
-                return None;
+                break;
             }
             // Equal above the slot's number.
             if (word ^ mark) <= slots {
                 let cell = Cell { at, slot: word & slots, word };
                 if is(cell) {
-                    return Some(cell);
+                    return Ok(cell);
                 }
             }
             at += 1;
         }
-        None
+        Err(at)
     }
 
-    /// Puts a slot in. False if that would reach the end of the tail: then a larger table is needed.
+    /// Puts a slot in at the free cell that a [search](Table::search) ended at. False if that would reach the end of the
+    /// tail: then a larger table is needed.
     #[must_use]
-    pub(super) fn put(&self, hash: u32, slot: u32) -> bool {
+    pub(super) fn put(&self, hash: u32, at: usize, slot: u32) -> bool {
         debug_assert!(slot != 0 && slot <= self.most());
-        let home = self.home(hash);
-        // Relaxed: it is this thread that writes.
-        let free = self.cells[home..].iter().position(|cell| cell.load(Ordering::Relaxed) == 0);
-        let Some(distance) = free.filter(|distance| home + distance + 1 < self.cells.len()) else {
+        if at + 1 >= self.cells.len() {
             return false;
-        };
-        if distance >= 1 << self.near {
+        }
+        let home = self.home(hash);
+        if at - home >= 1 << self.near {
             self.is_far.store(1, Ordering::Relaxed);
         }
-        self.cells[home + distance].store(self.mark(hash, home) | slot, Ordering::Release);
+        self.cells[at].store(self.mark(hash, home) | slot, Ordering::Release);
         true
+    }
+
+    /// Puts a slot in whose hash is not there.
+    #[must_use]
+    pub(super) fn add(&self, hash: u32, slot: u32) -> bool {
+        self.search(hash, |_| false).is_err_and(|at| self.put(hash, at, slot))
     }
 
     /// Puts another slot with the same hash into a cell.
@@ -157,10 +177,11 @@ impl Table {
     }
 }
 
-/// How many homes are right for so many entries: somewhat more than they are on average.
+/// How many homes are right for so many entries: somewhat more than they are on average, and so many that few of those that come
+/// lie far from their homes.
 fn fitting(expected: u32) -> u32 {
     let expected = u64::from(expected);
-    ((expected + expected / 32 + 32) * 5 / 4).min(1 << 27) as u32
+    ((expected + expected / 32 + 32) * 3 / 2).min(1 << 27) as u32
 }
 
 /// How many homes a table begins with: doubled, they end at what fits.
@@ -170,6 +191,11 @@ pub(super) fn first_size(expected: u32) -> u32 {
         homes = homes.div_ceil(2);
     }
     homes.max(8)
+}
+
+/// How many entries are too many for so many homes.
+pub(super) fn most(homes: u32) -> u64 {
+    u64::from(homes) * 4 / 5
 }
 
 /// How many homes come after so many.
@@ -223,7 +249,7 @@ mod tests {
                         slots.remove(&slot);
                     }
                     None if puts => {
-                        prop_assert!(table.put(hash, slot));
+                        prop_assert!(table.add(hash, slot));
                         slots.insert(slot, ());
                     }
                     _ => {}
@@ -241,9 +267,9 @@ mod tests {
     #[test]
     fn a_full_tail_says_so() {
         let table = Table::new(4, 3, 31);
-        assert!((1..3).all(|slot| table.put(u32::MAX, slot)));
-        assert!(table.put(u32::MAX, 3));
-        assert!(!table.put(u32::MAX, 4), "the last cell stays empty");
+        assert!((1..3).all(|slot| table.add(u32::MAX, slot)));
+        assert!(table.add(u32::MAX, 3));
+        assert!(!table.add(u32::MAX, 4), "the last cell stays empty");
         assert_eq!(table.find(u32::MAX, |cell| cell.slot == 9), None);
     }
 }

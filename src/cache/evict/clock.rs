@@ -4,7 +4,7 @@ use super::choice::{Choice, Ghosts};
 use super::ghost::Ghost;
 use super::list::List;
 use super::node::Nodes;
-use super::sketch::Sketch;
+use super::sketch::{Seen, Sketch};
 use crate::rng::Rng;
 
 /// New entries stand in a window, a queue. When it is longer than its share, its oldest entry goes: into the main part if
@@ -89,13 +89,19 @@ impl Clock {
     }
 
     /// Sees to it, now and then, that what is remembered is enough for the entries that there are.
+    #[inline]
     fn refit(&mut self) {
         let entries = self.len();
         if entries > self.fit + self.fit / 8 || entries < self.fit / 2 {
-            self.fit = entries;
-            self.sketch.fit(entries + entries / 8);
-            self.ghost.fit(entries);
+            self.fit_to(entries);
         }
+    }
+
+    #[cold]
+    fn fit_to(&mut self, entries: usize) {
+        self.fit = entries;
+        self.sketch.fit(entries + entries / 8);
+        self.ghost.fit(entries);
     }
 
     /// The list in which an entry stands.
@@ -109,7 +115,7 @@ impl Clock {
             let node = nodes.node(oldest);
             let uses = node.uses();
             if uses > 0 {
-                self.sketch.count(node.hash(), uses, self.len());
+                self.count(node.hash(), uses);
                 node.set_uses(0);
                 if self.choice.again {
                     self.window.renew(nodes, oldest);
@@ -121,19 +127,29 @@ impl Clock {
                 self.main.push(nodes, oldest);
                 continue;
             }
-            if self.choice.ghost != Ghosts::Alone {
-                if let Some(rival) = self.hand(nodes) {
-                    if self.is_better(nodes, oldest, rival) {
-                        self.window.unlink(nodes, oldest);
-                        self.main.push(nodes, oldest);
-                        return Some(self.leave(nodes, rival));
-                    }
+            let rival = if self.choice.ghost == Ghosts::Alone { None } else { self.hand(nodes) };
+            let seen = self.sketch.see(node.hash());
+            if let Some(rival) = rival {
+                let rivals = self.sketch.see(nodes.node(rival).hash());
+                if self.is_better(seen.count, nodes.weight(oldest), rivals.count, nodes.weight(rival)) {
+                    self.window.unlink(nodes, oldest);
+                    self.main.push(nodes, oldest);
+                    self.main.unlink(nodes, rival);
+                    return Some(self.leave(nodes, rival, rivals));
                 }
             }
-            return Some(self.leave(nodes, oldest));
+            self.window.unlink(nodes, oldest);
+            return Some(self.leave(nodes, oldest, seen));
         }
         let victim = self.hand(nodes).or_else(|| self.window.oldest())?;
-        Some(self.leave(nodes, victim))
+        self.list(nodes, victim).unlink(nodes, victim);
+        let seen = self.sketch.see(nodes.node(victim).hash());
+        Some(self.leave(nodes, victim, seen))
+    }
+
+    fn count(&mut self, hash: u32, uses: u8) {
+        let seen = self.sketch.see(hash);
+        self.sketch.count(seen, uses, self.len());
     }
 
     /// Finds the entry of the main part that is to leave next.
@@ -146,16 +162,15 @@ impl Clock {
                 break;
             }
             node.set_uses(uses - 1);
-            self.sketch.count(node.hash(), 1, self.len());
+            self.count(node.hash(), 1);
             self.main.renew(nodes, id);
         }
         self.main.oldest()
     }
 
-    fn is_better(&mut self, nodes: &impl Nodes, newcomer: u32, rival: u32) -> bool {
-        let seen = self.sketch.estimate(nodes.node(newcomer).hash());
-        let rivals = self.sketch.estimate(nodes.node(rival).hash()) + self.choice.margin;
-        let (weight, rooms) = (nodes.weight(newcomer), nodes.weight(rival));
+    /// Whether a newcomer that was seen so often and has this weight is worth more than a rival.
+    fn is_better(&mut self, seen: u8, weight: u64, rivals: u8, rooms: u64) -> bool {
+        let rivals = rivals + self.choice.margin;
         let is_better = if weight > rooms {
             // For a heavy one several have to leave, and it has to be worth as much as they are together.
             u128::from(seen) * u128::from(rooms) > u128::from(rivals) * u128::from(weight)
@@ -167,11 +182,10 @@ impl Clock {
         is_better || seen >= Self::FREQUENT && self.rng.next() & 1023 == 0
     }
 
-    /// Takes out the entry; its insertion counts now.
-    fn leave(&mut self, nodes: &impl Nodes, id: u32) -> u32 {
+    /// Remembers an entry that was taken out; its insertion counts now.
+    fn leave(&mut self, nodes: &impl Nodes, id: u32, seen: Seen) -> u32 {
         let node = nodes.node(id);
-        self.sketch.count(node.hash(), 1 + node.uses(), self.len());
-        self.list(nodes, id).unlink(nodes, id);
+        self.sketch.count(seen, 1 + node.uses(), self.len() + 1);
         self.ghost.remember(node.hash());
         id
     }

@@ -32,10 +32,12 @@ impl List {
     }
 
     /// Whether the entry stands in this list.
+    #[inline]
     pub(super) fn holds(&self, nodes: &impl Nodes, id: u32) -> bool {
         nodes.node(id).place() == self.place
     }
 
+    #[inline]
     pub(super) fn push(&mut self, nodes: &impl Nodes, id: u32) {
         let node = nodes.node(id);
         debug_assert_eq!(node.place(), 0, "an entry stands in one list");
@@ -52,6 +54,7 @@ impl List {
         self.weight = self.weight.wrapping_add(nodes.weight(id));
     }
 
+    #[inline]
     pub(super) fn unlink(&mut self, nodes: &impl Nodes, id: u32) {
         let node = nodes.node(id);
         debug_assert_eq!(node.place(), self.place, "it stands in this list");
@@ -72,6 +75,7 @@ impl List {
     }
 
     /// Puts another entry in the place of one.
+    #[inline]
     pub(super) fn replace(&mut self, nodes: &impl Nodes, old: u32, new: u32) {
         let (from, to) = (nodes.node(old), nodes.node(new));
         debug_assert!(

@@ -49,12 +49,25 @@ impl Line {
     }
 }
 
-/// Where a key's counters are.
+/// How often a key was seen, and where its counters are: as long as the sketch is of the same size.
 #[derive(Clone, Copy)]
-struct Spots {
+pub(super) struct Seen {
+    /// Never less than it was but for halvings.
+    pub(super) count: u8,
     line: usize,
-    words: [usize; 4],
-    shifts: [u32; 4],
+    /// A byte for each row: four times the number of the counter among the row's 32, which are two words.
+    spots: u32,
+}
+
+impl Seen {
+    const ROWS: usize = 4;
+
+    /// The word of a row, and how far up in it the counter is.
+    #[inline]
+    const fn spot(self, row: usize) -> (usize, u32) {
+        let spot = self.spots >> (8 * row) & 0x7c;
+        (2 * row + (spot >> 6) as usize, spot & 63)
+    }
 }
 
 impl Sketch {
@@ -70,43 +83,34 @@ impl Sketch {
         size_of_val(&*self.lines)
     }
 
+    /// Looks how often a key was counted.
     #[inline]
-    fn spots(&self, hash: u32) -> Spots {
+    pub(super) fn see(&mut self, hash: u32) -> Seen {
         let mixed = u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         // The upper half picks the line: the lines are a power of two, so it is the first bits that count.
         let line = ((mixed >> 32).wrapping_mul(self.lines.len() as u64) >> 32) as usize;
-        let bits = (mixed as u32 ^ hash).wrapping_mul(0x85eb_ca6b);
-        let mut spots = Spots { line, words: [0; 4], shifts: [0; 4] };
-        for row in 0..4 {
-            let five = bits >> (12 + 5 * row) & 31;
-            spots.words[row] = 2 * row + (five & 1) as usize;
-            spots.shifts[row] = five >> 1 << 2;
-        }
+        let bits = u64::from(mixed as u32 ^ hash).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let mut spots = (bits >> 32) as u32 & 0x7c7c_7c7c;
         // The stamp's place is nobody's.
-        if spots.words[0] == 0 && spots.shifts[0] == 0 {
-            spots.shifts[0] = 4;
+        spots |= u32::from(spots & 0x7c == 0) << 2;
+        let mut seen = Seen { count: Self::MAX, line, spots };
+        let Some(line) = self.lines.get_mut(line) else { return seen };
+        line.catch_up(self.halvings);
+        for row in 0..Seen::ROWS {
+            let (word, shift) = seen.spot(row);
+            seen.count = seen.count.min((line.0[word] >> shift & 15) as u8);
         }
-        spots
+        seen
     }
 
-    /// Returns about how often a key was counted, never less than that but for halvings.
+    /// Counts uses of a key that was just seen, in a cache of so many entries.
     #[inline]
-    pub(super) fn estimate(&mut self, hash: u32) -> u8 {
-        let spots = self.spots(hash);
-        let Some(line) = self.lines.get_mut(spots.line) else { return 0 };
-        line.catch_up(self.halvings);
-        least(line, &spots)
-    }
-
-    /// Counts uses of a key, in a cache of so many entries.
-    #[inline]
-    pub(super) fn count(&mut self, hash: u32, uses: u8, entries: usize) {
-        let spots = self.spots(hash);
-        let Some(line) = self.lines.get_mut(spots.line) else { return };
-        line.catch_up(self.halvings);
-        let count = u64::from((least(line, &spots) + uses).min(Self::MAX));
-        for row in 0..4 {
-            let (word, shift) = (&mut line.0[spots.words[row]], spots.shifts[row]);
+    pub(super) fn count(&mut self, seen: Seen, uses: u8, entries: usize) {
+        let Some(line) = self.lines.get_mut(seen.line) else { return };
+        let count = u64::from((seen.count + uses).min(Self::MAX));
+        for row in 0..Seen::ROWS {
+            let (word, shift) = seen.spot(row);
+            let word = &mut line.0[word];
             // Only counters below it are raised; without a branch, which nobody could predict.
             *word += count.saturating_sub((*word >> shift) & 15) << shift;
         }
@@ -158,13 +162,4 @@ impl Sketch {
             self.owed = 0;
         }
     }
-}
-
-#[inline]
-fn least(line: &Line, spots: &Spots) -> u8 {
-    let mut least = 15;
-    for row in 0..4 {
-        least = least.min((line.0[spots.words[row]] >> spots.shifts[row] & 15) as u8);
-    }
-    least
 }
