@@ -117,7 +117,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         gone: &Gone<'_, K, V>,
         written: Result<(), TooHeavy<V>>,
     ) -> Result<(), TooHeavy<V>> {
-        self.tell(&gone);
+        self.tell(gone);
         if written.is_err() {
             self.counts.add(Count::Refused);
             self.not_written(hash, entry);

@@ -14,6 +14,8 @@ pub(super) struct Budget {
     /// What was taken and not there: it waits to be dropped.
     debt: AtomicU64,
     slack: AtomicU64,
+    /// See [`change`](Self::change).
+    change: AtomicU64,
     /// 1 since somebody found no room, until there is plenty.
     is_full: AtomicU64,
     /// The shards are two to the power of this.
@@ -24,13 +26,15 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(capacity: u64, largest: f64, shards: usize) -> Self {
+        let shards = shards.ilog2();
         Self {
             capacity: AtomicU64::new(capacity),
             pool: AtomicU64::new(capacity),
             debt: AtomicU64::new(0),
             slack: AtomicU64::new(slack(capacity)),
+            change: AtomicU64::new(slack(capacity) >> (shards + 2)),
             is_full: AtomicU64::new(0),
-            shards: shards.ilog2(),
+            shards,
             largest,
         }
     }
@@ -52,6 +56,7 @@ impl Budget {
     pub(super) fn resize(&self, capacity: u64) {
         let before = self.capacity.swap(capacity, Ordering::Relaxed);
         self.slack.store(slack(capacity), Ordering::Relaxed);
+        self.change.store(slack(capacity) >> (self.shards + 2), Ordering::Relaxed);
         if capacity >= before {
             self.give(capacity - before);
         } else {
@@ -87,7 +92,7 @@ impl Budget {
     /// How much a shard may keep for itself.
     #[inline]
     pub(super) fn change(&self) -> u64 {
-        self.slack.load(Ordering::Relaxed) >> (self.shards + 2)
+        self.change.load(Ordering::Relaxed)
     }
 
     /// Takes what is wanted or what is there; a little more, so that it need not be asked for often.

@@ -60,8 +60,7 @@ impl<'a, K, V> Locked<'a, K, V> {
     /// Finds the cell of a slot.
     #[inline]
     pub(super) fn find_slot(&self, slot: u32) -> Option<Cell> {
-        let hash = self.shard.slots.get(slot).node.hash();
-        self.table().find(hash, |cell| cell.slot == slot)
+        self.table().find_slot(self.shard.slots.get(slot).node.hash(), slot)
     }
 
     /// Puts in a slot whose key is not there, at the free cell that a search for it ended at.
@@ -174,13 +173,20 @@ impl<'a, K, V> Locked<'a, K, V> {
     /// Learns what the last scan has found. To be called before anything is taken out under this lock.
     #[inline]
     pub(super) fn ripen(&mut self) {
-        if self.state.young.len > 0 {
-            if lanes::scanned() > self.state.stamp {
-                self.ripen_all();
-            }
-        } else if self.state.fresh.len > 0 {
+        let state = &*self.state;
+        let is_due = if state.young.len > 0 { lanes::scanned() > state.stamp } else { state.fresh.len > 0 };
+        if is_due || !state.outgrown.is_empty() {
+            self.ripen_all();
+        }
+    }
+
+    #[inline(never)]
+    fn ripen_all(&mut self) {
+        if self.state.young.len == 0 {
             // Taken out under this lock before it was taken again.
             self.stamp(lanes::stamp());
+        } else if lanes::scanned() > self.state.stamp {
+            self.ripen_young();
         }
         if !self.state.outgrown.is_empty() {
             let quiet = lanes::quiet();
@@ -188,7 +194,7 @@ impl<'a, K, V> Locked<'a, K, V> {
         }
     }
 
-    fn ripen_all(&mut self) {
+    fn ripen_young(&mut self) {
         let slots = &self.shard.slots;
         let state = &mut *self.state;
         let mut young = std::mem::take(&mut state.young);

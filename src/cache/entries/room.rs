@@ -56,7 +56,7 @@ impl<K, V> Entries<K, V> {
 
     /// Whether a shard has waited long enough to be told what is free.
     pub(super) fn is_scan_due(&self, locked: &mut Locked<'_, K, V>) -> bool {
-        let is_due = u64::from(locked.young()) > self.budget.change() || locked.is_outgrown_new();
+        let is_due = u64::from(locked.young()) > 2 * self.budget.change() || locked.is_outgrown_new();
         if is_due {
             locked.stamp_now();
         }
@@ -149,7 +149,7 @@ impl<K, V> Entries<K, V> {
     /// Makes one entry leave. Returns what it weighs.
     #[inline]
     fn evict(&self, locked: &mut Locked<'_, K, V>, shard: usize, gone: &mut Gone<'_, K, V>) -> Option<u64> {
-        let slots = &self.shards[shard].slots;
+        let slots = &locked.shard.slots;
         let slot = locked.state.order.victim(slots)?;
         let weight = slots.weight(slot);
         if let Some(cell) = locked.find_slot(slot) {

@@ -130,7 +130,18 @@ impl<K, V> Shard<K, V> {
                 }
             }
         }
-        // Cells that move all the time. Under the lock they do not.
+        self.seek_locked(hold, hash, is)
+    }
+
+    /// Cells that move all the time do not under the lock.
+    #[cold]
+    #[inline(never)]
+    fn seek_locked<'a>(
+        &'a self,
+        hold: &Hold,
+        hash: u32,
+        mut is: impl FnMut(u32, &Slot<K, V>) -> bool,
+    ) -> Option<(u32, &'a Slot<K, V>)> {
         let locked = self.lock();
         let cell = locked.table().find(hash, |cell| is(cell.slot, self.slots.get(cell.slot)))?;
         let slot = self.slots.get(cell.slot);

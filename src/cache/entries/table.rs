@@ -112,6 +112,17 @@ impl Table {
         Err(at)
     }
 
+    /// Returns the cell of a slot with this hash.
+    #[inline]
+    pub(super) fn find_slot(&self, hash: u32, slot: u32) -> Option<Cell> {
+        let home = self.home(hash);
+        let word = self.mark(hash, home) | slot;
+        // Relaxed: it is this thread that writes.
+        let is = |cell: &AtomicU32| [word, 0].contains(&cell.load(Ordering::Relaxed));
+        let at = home + self.cells[home..].iter().position(is)?;
+        (self.cells[at].load(Ordering::Relaxed) == word).then_some(Cell { at, slot, word })
+    }
+
     /// Puts a slot in at the free cell that a [search](Table::search) ended at. False if that would reach the end of the
     /// tail: then a larger table is needed.
     #[must_use]
@@ -145,19 +156,19 @@ impl Table {
     pub(super) fn remove(&self, at: usize, moves: impl FnOnce(), hash: impl Fn(u32) -> u32) -> bool {
         let mut moves = Some(moves);
         let mut hole = at;
-        let is_far = self.is_far.load(Ordering::Relaxed) == 1;
-        for next in at + 1..self.cells.len() {
-            let word = self.cells[next].load(Ordering::Relaxed);
+        let (is_far, near) = (self.is_far.load(Ordering::Relaxed) == 1, (1 << self.near) - 1);
+        for (next, cell) in self.cells.iter().enumerate().skip(at + 1) {
+            let word = cell.load(Ordering::Relaxed);
             if word == 0 {
                 break;
             }
-            let home = if is_far {
-                self.home(hash(word & self.most()))
+            let distance = if is_far {
+                next - self.home(hash(word & self.most()))
             } else {
                 // So many cells from home that the low bits agree.
-                next - ((next as u32).wrapping_sub(word >> self.bits) & ((1 << self.near) - 1)) as usize
+                ((next as u32).wrapping_sub(word >> self.bits) & near) as usize
             };
-            if home <= hole {
+            if distance >= next - hole {
                 if let Some(moves) = moves.take() {
                     moves();
                 }

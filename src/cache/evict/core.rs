@@ -69,15 +69,21 @@ impl Core {
     /// new one are set, and those of the old one still what they were.
     pub(crate) fn replace(&mut self, nodes: &impl Nodes, old: u32, new: u32) {
         let (from, to) = (nodes.node(old), nodes.node(new));
-        to.set_uses(from.uses());
+        let (before, after) = (nodes.weight(old), nodes.weight(new));
         to.set_stamp(from.stamp());
-        if (nodes.weight(old) == 0) != (nodes.weight(new) == 0) {
+        to.set_uses(from.uses());
+        if (before == 0) != (after == 0) {
             self.remove(nodes, old);
             return self.admit(nodes, new);
         }
-        let list = if self.pinned.holds(nodes, old) { &mut self.pinned } else { self.kind.list(nodes, old) };
-        list.replace(nodes, old, new);
-        self.reuse(nodes, new);
+        let list = if before == 0 { &mut self.pinned } else { self.kind.list(nodes, old) };
+        list.replace(nodes, from, to, new);
+        list.reweigh(before, after);
+        match &mut self.kind {
+            Kind::Lru(lru) if after != 0 => lru.reuse(nodes, new),
+            Kind::Lru(_) => {}
+            Kind::Clock(_) => to.touch(),
+        }
     }
 
     /// Hears that an entry has another weight now, and which one it had.
@@ -122,6 +128,7 @@ impl Core {
     }
 
     /// What all entries weigh together.
+    #[cfg(test)]
     pub(crate) const fn weight(&self) -> u64 {
         match &self.kind {
             Kind::Lru(lru) => lru.weight(),

@@ -1,6 +1,6 @@
 //! A list through the nodes of entries, newest first.
 
-use super::node::{NIL, Nodes};
+use super::node::{NIL, Node, Nodes};
 
 /// One of a core's lists. Each has a number, which its entries bear, so that nobody is linked twice.
 #[derive(Clone, Copy, Debug)]
@@ -76,8 +76,7 @@ impl List {
 
     /// Puts another entry in the place of one.
     #[inline]
-    pub(super) fn replace(&mut self, nodes: &impl Nodes, old: u32, new: u32) {
-        let (from, to) = (nodes.node(old), nodes.node(new));
+    pub(super) fn replace(&mut self, nodes: &impl Nodes, from: &Node, to: &Node, new: u32) {
         debug_assert!(
             from.place() == self.place && to.place() == 0,
             "one stands in this list, the other in none"
@@ -92,12 +91,7 @@ impl List {
         } else {
             nodes.node(prev).set_next(new)
         }
-        if next == NIL {
-            self.oldest = new
-        } else {
-            nodes.node(next).set_prev(new)
-        }
-        self.reweigh(nodes.weight(old), nodes.weight(new));
+        if next == NIL { self.oldest = new } else { nodes.node(next).set_prev(new) }
     }
 
     /// Makes the entry the newest, as if it had just come.
@@ -111,13 +105,5 @@ impl List {
     /// Corrects the sum after an entry in the list has changed its weight.
     pub(super) fn reweigh(&mut self, old: u64, new: u64) {
         self.weight = self.weight.wrapping_sub(old).wrapping_add(new);
-    }
-
-    /// The ids from the oldest on.
-    pub(super) fn iter<'a>(&self, nodes: &'a impl Nodes) -> impl Iterator<Item = u32> + 'a {
-        std::iter::successors(self.oldest(), move |&id| {
-            let prev = nodes.node(id).prev();
-            (prev != NIL).then_some(prev)
-        })
     }
 }

@@ -12,6 +12,7 @@ impl Lru {
         Self(List::new(1))
     }
 
+    #[cfg(test)]
     pub(super) const fn weight(&self) -> u64 {
         self.0.weight()
     }

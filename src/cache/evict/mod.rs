@@ -13,8 +13,6 @@
 //!    at its next insert. It need not be told of a key that is only written. [`Selector::ratios`] is the estimate.
 //! 4. A core does not know the capacity. Its sketch and ghost follow the count of the entries in its shard.
 
-#![allow(dead_code, unused_imports, reason = "the table of entries uses it")]
-
 mod choice;
 mod clock;
 mod core;
@@ -31,7 +29,7 @@ mod tests;
 
 pub(crate) use self::choice::Choice;
 pub(crate) use self::core::Core;
-pub(crate) use self::node::{NIL, Node, Nodes};
+pub(crate) use self::node::{Node, Nodes};
 pub(crate) use self::selector::{Ratios, Selector};
 pub use self::simulator::Simulator;
 

@@ -89,10 +89,11 @@ impl Sketch {
         let mixed = u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         // The upper half picks the line: the lines are a power of two, so it is the first bits that count.
         let line = ((mixed >> 32).wrapping_mul(self.lines.len() as u64) >> 32) as usize;
-        let bits = u64::from(mixed as u32 ^ hash).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        let mut spots = (bits >> 32) as u32 & 0x7c7c_7c7c;
+        let bits = (mixed as u32 ^ hash).wrapping_mul(0x85eb_ca6b);
+        let mut spots =
+            bits >> 10 & 0x7c | bits >> 7 & 0x7c00 | bits >> 4 & 0x7c_0000 | bits >> 1 & 0x7c00_0000;
         // The stamp's place is nobody's.
-        spots |= u32::from(spots & 0x7c == 0) << 2;
+        spots |= u32::from(spots & 0x7c == 0) << 3;
         let mut seen = Seen { count: Self::MAX, line, spots };
         let Some(line) = self.lines.get_mut(line) else { return seen };
         line.catch_up(self.halvings);
