@@ -100,7 +100,7 @@ use tags::Tags;
 ///
 /// # Memory
 ///
-/// An entry of two `u64` takes 47 bytes in a cache of a million, as the allocator counts them, of which 16 are key and value. A
+/// An entry of two `u64` takes 48 bytes in a cache of a million, as the allocator counts them, of which 16 are key and value. A
 /// weigher adds 9, and knowing time 33 (`tests/cache_memory.rs` prints them). Slots for the entries that are expected come from
 /// the system at once, and take memory as they are used.
 ///
@@ -109,7 +109,8 @@ use tags::Tags;
 /// What leaves may be read at that moment by another thread, so it is dropped when it is known that nobody does: by the write that
 /// made it leave or by one soon after, of which each drops up to two. What has left and is not dropped yet
 /// takes room as before; there is never more than the cache may hold, and one entry for each thread that
-/// writes or reads. In a cache of fewer than 256 entries what leaves is dropped at once if nobody reads it.
+/// writes or reads; or two, as long as another thread drops what would have made the room for one of them: nobody waits
+/// for that. In a cache of fewer than 256 entries what leaves is dropped at once if nobody reads it.
 /// [`sweep`](Cache::sweep), [`clear`](Cache::clear), [`retain`](Cache::retain) and [`set_capacity`](Cache::set_capacity) drop all that nobody reads.
 ///
 /// Values are dropped, cloned and looked at outside all locks. [`Eq`] of keys may run under one: it must not use the cache.
