@@ -54,6 +54,7 @@ mod real {
     /// a section costs. So nobody is woken: who finds it taken looks again, gives its processor to others after a
     /// microsecond, and sleeps if that does not help, since then its holder has lost its own.
     pub(crate) type Short<T> = parking_lot::lock_api::Mutex<RawShort, T>;
+    pub(crate) type ShortGuard<'a, T> = parking_lot::lock_api::MutexGuard<'a, RawShort, T>;
 
     pub(crate) struct RawShort {
         is_taken: AtomicBool,
@@ -264,6 +265,7 @@ mod modelled {
 
     /// What matters in a model is that one has it at a time.
     pub(crate) type Short<T> = Mutex<T>;
+    pub(crate) type ShortGuard<'a, T> = MutexGuard<'a, T>;
 
     /// loom's mutex, without poisoning.
     #[derive(Debug)]
