@@ -186,13 +186,32 @@ impl<T> Ordered<T> {
             match why {
                 Some(why) => gone(entry, why),
                 None => {
-                    let cost = u64::from(entry.weight);
                     self.turns.charge(number, 1);
-                    self.classes[number].turns.charge(flow, cost);
+                    self.classes[number].charge(flow, &entry);
                     return Some(entry);
                 }
             }
         }
+    }
+
+    /// Takes the entry to serve where time does not matter.
+    #[inline]
+    pub(crate) fn pop_untimed(&mut self) -> Option<Entry<T>> {
+        let number = self.next_class()?;
+        let class = &mut self.classes[number];
+        let flow = class.next_flow()?;
+        let entry = class.take(flow, false)?;
+        class.charge(flow, &entry);
+        let is_empty = class.len == 0;
+        self.len -= 1;
+        self.weight -= u64::from(entry.weight);
+        if number > 0 {
+            self.turns.charge(number, 1);
+            if is_empty {
+                self.turns.deactivate(number);
+            }
+        }
+        Some(entry)
     }
 
     /// Takes the next entry as it is, whatever it has waited, to empty the queue.
@@ -256,12 +275,14 @@ impl<T> Ordered<T> {
             > self.order.priorities.as_ref().map_or(0, |priorities| priorities.reserved(class))
     }
 
+    #[inline]
     fn remove(&mut self, number: usize, flow: usize) -> Option<Entry<T>> {
         let entry = self.classes[number].take(flow, false)?;
         self.left(number, &entry);
         Some(entry)
     }
 
+    #[inline]
     fn left(&mut self, number: usize, entry: &Entry<T>) {
         self.len -= 1;
         self.weight -= u64::from(entry.weight);
@@ -270,6 +291,7 @@ impl<T> Ordered<T> {
         }
     }
 
+    #[inline]
     fn next_class(&mut self) -> Option<usize> {
         if self.classes[0].len > 0 {
             return Some(0);
@@ -303,6 +325,14 @@ impl<T> Class<T> {
         self.turns.pick(|flow| flows[flow].front().map_or(0, |entry| entry.weight.into()))
     }
 
+    /// Hears that an entry of the flow was served.
+    #[inline]
+    fn charge(&mut self, flow: usize, entry: &Entry<T>) {
+        if self.flows.len() > 1 {
+            self.turns.charge(flow, entry.weight.into());
+        }
+    }
+
     #[inline]
     fn take(&mut self, flow: usize, newest: bool) -> Option<Entry<T>> {
         let entries = &mut self.flows[flow];
@@ -311,6 +341,7 @@ impl<T> Class<T> {
         Some(entry)
     }
 
+    #[inline]
     fn left(&mut self, flow: usize) {
         self.len -= 1;
         if self.flows.len() > 1 && self.flows[flow].is_empty() {

@@ -317,6 +317,7 @@ impl<T> Queue<T> {
         change(&mut order);
         let is_timed = order.needs_time();
         state.items.reorder(order);
+        state.reopen();
         drop(state);
         self.is_timed = is_timed;
         self
@@ -370,6 +371,7 @@ impl<T> Queue<T> {
         let (now, mut effects) = (self.now(), Effects::none());
         let mut state = self.state.lock();
         change(&mut state);
+        state.reopen();
         state.refuse_too_heavy(&mut effects);
         state.settle(now, &mut effects);
         drop(state);
