@@ -53,7 +53,8 @@ pub(super) fn leave<T>(queue: &Queue<T>, key: usize) {
 impl<T> Future for Pop<'_, T> {
     type Output = Result<T, PopError>;
 
-    #[inline]
+    // A call to it takes a fifth of what it does.
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if self.wait.is_none() {
             if let Some(Ok(item)) = self.queue.pop_fast() {
