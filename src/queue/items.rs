@@ -246,25 +246,53 @@ impl<T> Items<T> {
         Some(Taken { item: entry.item, since: self.measured(entry.seq) })
     }
 
-    /// Takes out the item that an overflow drops for one of this priority; `None` if there is none.
-    pub(super) fn evict(&mut self, overflow: Overflow, priority: u8) -> Option<(T, DropReason)> {
-        let (item, seq, why) = match &mut self.store {
-            Store::Plain(items) => {
-                let item = items.pop_front()?;
-                (item, self.seq - items.len() as u64 - 1, DropReason::Oldest)
-            }
-            Store::Ordered(items) if overflow == Overflow::DropLowest => {
-                let entry = items.evict_lowest(priority)?;
-                (entry.item, entry.seq, DropReason::Lowest)
-            }
-            Store::Ordered(items) => {
-                let entry = items.evict_oldest(priority)?;
-                (entry.item, entry.seq, DropReason::Oldest)
-            }
-        };
+    /// Drops what an overflow drops for this entry, until it fits; returns false, and drops nothing, if it would not fit all the
+    /// same.
+    pub(super) fn make_room(
+        &mut self,
+        entry: &Entry<T>,
+        overflow: Overflow,
+        dropped: &mut Vec<(T, DropReason)>,
+    ) -> bool {
+        let mut evicted = Vec::new();
+        while !self.fits(entry) {
+            let first = self.seq - self.len() as u64;
+            let (item, seq, why) = match &mut self.store {
+                Store::Plain(items) => {
+                    let Some(item) = items.pop_front() else { return false };
+                    (item, first, DropReason::Oldest)
+                }
+                Store::Ordered(items) => {
+                    let is_lowest = overflow == Overflow::DropLowest;
+                    let next = if is_lowest {
+                        items.evict_lowest(entry.priority)
+                    } else {
+                        items.evict_oldest(entry.priority)
+                    };
+                    match next {
+                        Some(next) => evicted.push(next),
+                        None => {
+                            evicted.into_iter().rev().for_each(|evicted| items.put_back(evicted));
+                            return false;
+                        }
+                    }
+                    continue;
+                }
+            };
+            self.dropped(item, seq, why, dropped);
+        }
+        let why = if overflow == Overflow::DropLowest { DropReason::Lowest } else { DropReason::Oldest };
+        evicted
+            .into_iter()
+            .for_each(|evicted| self.dropped(evicted.entry.item, evicted.entry.seq, why, dropped));
+        true
+    }
+
+    fn dropped(&mut self, item: T, seq: u64, why: DropReason, dropped: &mut Vec<(T, DropReason)>) {
         self.otherwise += 1;
+        self.counts.dropped[why as usize] += 1;
         self.measured(seq);
-        Some((item, why))
+        dropped.push((item, why));
     }
 
     /// Takes out all items of which `is_gone` says so, if they are not in a plain order.

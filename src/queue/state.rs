@@ -134,11 +134,7 @@ impl<T> State<T> {
                 return Pushed::In;
             }
             Overflow::DropOldest | Overflow::DropLowest => {
-                while !self.items.fits(&entry) {
-                    let Some((item, why)) = self.items.evict(overflow, entry.priority) else { break };
-                    self.drop_item(item, why, effects);
-                }
-                if self.items.fits(&entry) {
+                if self.items.make_room(&entry, overflow, &mut effects.dropped) {
                     return self.let_in(entry, effects);
                 }
             }
