@@ -30,7 +30,8 @@ use crate::error::{BadSetting, Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{DropReason, Event, Hook};
 use crate::histogram::Histogram;
 use crate::setters::setters;
-use crate::sync::{Short, const_fn};
+use crate::short::Short;
+use crate::sync::const_fn;
 
 use effects::Effects;
 pub use error::{PopError, PushError};

@@ -151,9 +151,9 @@ pub(super) fn wait_for_room<T>(
     let Some(place) = *key else {
         let Some(item) = item.take() else { return Poll::Pending };
         let mut entry = queue.entry(item, call);
-        // First without a waker, which costs more than the rest; not where it would be counted twice, and a plain queue with
-        // nothing to drop was looked at already.
-        if !queue.by_priority && !(queue.is_plain && queue.overflow == Overflow::Wait) {
+        // First without a waker, which costs more than the rest; but not where it would be counted twice, or was looked at.
+        let was_looked_at = queue.is_plain && queue.overflow == Overflow::Wait;
+        if !queue.by_priority && !was_looked_at {
             entry = match queue.push_slow(entry, true) {
                 Pushed::In => return Poll::Ready(Ok(())),
                 Pushed::Full(entry) => entry,
