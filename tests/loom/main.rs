@@ -9,6 +9,7 @@ mod breaker;
 mod cache;
 mod cached_store;
 mod flight;
+mod keyed_pool;
 mod limit;
 mod pool;
 mod queue;
