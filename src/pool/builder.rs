@@ -354,6 +354,23 @@ impl<M: Manager> PoolBuilder<M> {
 
     setters!("pool");
 
+    /// Returns how many connections there may be, how many callers may wait, and whether the newest of them is served first.
+    pub(crate) fn bounds(&self) -> (usize, usize, bool) {
+        let (waiting, newest_first) = self.list.bounds();
+        (self.limits.max.saturating_add(self.limits.overflow), waiting, newest_first)
+    }
+
+    pub(crate) fn shared_clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// Puts another manager around its own. The line is without end, and first come, first served.
+    pub(crate) fn with_manager<N: Manager>(self, around: impl FnOnce(M) -> N) -> PoolBuilder<N> {
+        let Self { manager, limits, settings, list: _, seeds, clock, hook } = self;
+        let (manager, list) = (around(manager), WaitList::bounded(usize::MAX));
+        PoolBuilder { manager, limits, settings, list, seeds, clock, hook }
+    }
+
     /// Builds it. It connects when somebody asks for a connection.
     pub fn build(self) -> Pool<M> {
         let Self { manager, hooks, mut limits, mut settings, list, clock, hook } = self;

@@ -18,6 +18,7 @@ mod get;
 mod held;
 mod hooks;
 mod job;
+mod keys;
 mod land;
 mod life;
 mod manager;
@@ -178,14 +179,7 @@ impl<M: Manager> Pool<M> {
         &self,
         call: Call,
     ) -> impl Future<Output = Result<Checkout<'_, M>, PoolError<M::Error>>> + Send {
-        let (shared, at) = (&self.shared, Location::caller());
-        async move {
-            let now = shared.clock.nanos();
-            match shared.first(call, now, at)? {
-                First::Ready(checkout) => Ok(checkout),
-                first => shared.obtain(first, call, now, at).await,
-            }
-        }
+        self.get_at(call, Location::caller())
     }
 
     /// Returns a connection, and blocks this thread until there is one.

@@ -11,6 +11,7 @@ mod cached_store;
 mod flight;
 #[cfg(feature = "journal")]
 mod journal;
+mod keyed_pool;
 mod limit;
 mod pool;
 mod queue;
