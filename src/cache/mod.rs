@@ -284,8 +284,10 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     {
         let inner = &*self.inner;
         let gone = inner.take(inner.hash(key), key);
+        // Before the value is cloned, which may panic.
+        inner.tell_of(&gone);
         let value = gone.iter().find(|gone| gone.2 == Cause::Explicit).map(|(_, value, _)| value.clone());
-        inner.tell(gone);
+        drop(gone);
         value
     }
 
@@ -298,12 +300,14 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         let unseen: u64 = gone.unseen().map(|(_, count)| count).sum();
         let count = gone.iter().count() + unseen as usize;
         self.inner.tell(gone);
+        self.inner.entries.tidy();
         count
     }
 
     /// Changes how much it may hold. Entries leave at once if it is less than what is there.
     pub fn set_capacity(&self, capacity: u64) {
         self.inner.tell(self.inner.entries.set_capacity(capacity));
+        self.inner.entries.tidy();
     }
 
     /// Returns how many entries it holds; those that expired and were not yet swept included.

@@ -58,7 +58,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                 inner.used(&found, now, left);
             }
             if state == State::Over {
-                return (Asked::Absent, true);
+                return None;
             }
             // Cloned before anything is claimed: that is the user's code, and may panic.
             let value = found.value.clone();
@@ -68,9 +68,12 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                 _ => None,
             };
             let is_over = left.is_none();
-            let Some(claim) = claim else { return (Asked::Value(value), is_over) };
+            let Some(claim) = claim else { return Some((Asked::Value(value), is_over)) };
             let (cache, is_spare) = (self.clone(), state == State::Spare);
-            (Asked::Old(Old { cache, hash, key: key.to_owned(), value, claim, is_spare, is_over }), is_over)
+            Some((
+                Asked::Old(Old { cache, hash, key: key.to_owned(), value, claim, is_spare, is_over }),
+                is_over,
+            ))
         });
         let (asked, is_over) = asked.unwrap_or((Asked::Absent, true));
         inner.counts.add(if is_over { Count::Misses } else { Count::Hits });

@@ -85,6 +85,23 @@ fn what_stays_is_found_while_the_table_grows() {
     });
 }
 
+/// Who has found the table before it grew looks at one that nobody changes any more: also what has left is still in it.
+#[test]
+fn what_has_left_is_not_read_through_a_table_that_was_outgrown() {
+    model_of_reads(|| {
+        let cache = grown(6);
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || reads(&cache, 2))
+        };
+        insert(&cache, 6);
+        cache.remove(&2);
+        cache.sweep(1);
+        reader.join().unwrap();
+        assert_eq!((reads(&cache, 2), cache.len()), (None, 6));
+    });
+}
+
 #[test]
 fn what_stays_is_found_while_others_move_up() {
     // Whichever it is that moves up when another one leaves.

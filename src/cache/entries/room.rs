@@ -328,7 +328,7 @@ impl<K: Eq, V> Entries<K, V> {
         }
     }
 
-    /// Changes how much there may be. What is too much leaves.
+    /// Changes how much there may be. What is too much leaves; to be tidied up after it.
     pub(in crate::cache) fn set_capacity(&self, capacity: u64) -> Gone<'_, K, V> {
         let mut gone = Gone::new(self);
         self.budget.resize(capacity);
@@ -348,11 +348,9 @@ impl<K: Eq, V> Entries<K, V> {
                 }
             }
             if !has_evicted {
-                break;
+                return gone;
             }
         }
-        self.tidy();
-        gone
     }
 
     /// Drops what has left and gives the room back to all.
