@@ -42,13 +42,13 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     {
         let seen = if self.timed() {
             let now = self.now();
-            self.entries.read(hash, key, |found| {
-                let left = self.settings.rules.left(found.times, now)?;
+            let judge = |found: &Found<'_, K, V>| self.settings.rules.left(found.times, now);
+            self.entries.read(hash, key, judge, |found, left| {
                 self.used(&found, now, left);
-                Some(see(found))
+                see(found)
             })
         } else {
-            self.entries.read(hash, key, |found| Some(see(found)))
+            self.entries.read(hash, key, |_| Some(()), |found, ()| see(found))
         };
         self.counts.add(if seen.is_some() { Count::Hits } else { Count::Misses });
         seen

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::entries::Found;
 use super::fresh::{Claim, State};
 use super::load::Load;
 use super::stats::Count;
@@ -52,13 +53,13 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             return inner.look(hash, key, |found| found.value.clone()).map_or(Asked::Absent, Asked::Value);
         }
         let now = inner.now();
-        let asked = inner.entries.read(hash, key, |found| {
-            let (state, left) = rules.state(found.times, now);
+        let judge = |found: &Found<'_, K, V>| match rules.state(found.times, now) {
+            (State::Over, _) => None,
+            state => Some(state),
+        };
+        let asked = inner.entries.read(hash, key, judge, |found, (state, left)| {
             if let Some(left) = left {
                 inner.used(&found, now, left);
-            }
-            if state == State::Over {
-                return None;
             }
             // Cloned before anything is claimed: that is the user's code, and may panic.
             let value = found.value.clone();
@@ -68,12 +69,9 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                 _ => None,
             };
             let is_over = left.is_none();
-            let Some(claim) = claim else { return Some((Asked::Value(value), is_over)) };
+            let Some(claim) = claim else { return (Asked::Value(value), is_over) };
             let (cache, is_spare) = (self.clone(), state == State::Spare);
-            Some((
-                Asked::Old(Old { cache, hash, key: key.to_owned(), value, claim, is_spare, is_over }),
-                is_over,
-            ))
+            (Asked::Old(Old { cache, hash, key: key.to_owned(), value, claim, is_spare, is_over }), is_over)
         });
         let (asked, is_over) = asked.unwrap_or((Asked::Absent, true));
         inner.counts.add(if is_over { Count::Misses } else { Count::Hits });

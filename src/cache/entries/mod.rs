@@ -156,13 +156,14 @@ impl<K, V> Entries<K, V> {
 }
 
 impl<K: Eq, V> Entries<K, V> {
-    /// Shows the entry of `key` to `see`, and returns what that made of it; counts as a use if it made something.
+    /// Shows the entry of `key` to `see` if `judge` says that it is worth something; that counts as a use.
     #[inline]
-    pub(super) fn read<Q, R>(
+    pub(super) fn read<Q, J, R>(
         &self,
         hash: u64,
         key: &Q,
-        see: impl FnOnce(Found<'_, K, V>) -> Option<R>,
+        judge: impl FnOnce(&Found<'_, K, V>) -> Option<J>,
+        see: impl FnOnce(Found<'_, K, V>, J) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
@@ -172,20 +173,16 @@ impl<K: Eq, V> Entries<K, V> {
         let shard = &self.shards[shard];
         let Some(lessons) = &self.lessons else {
             let seen = shard.look(hash, key, |slot, _, found| {
-                let seen = see(found);
-                if seen.is_some() {
-                    shard.reuse(slot);
-                }
-                seen
+                let judged = judge(&found)?;
+                shard.reuse(slot);
+                Some(see(found, judged))
             });
             return seen.flatten();
         };
         let seen = shard.look(hash, key, |slot, _, found| {
-            let seen = see(found);
-            if seen.is_some() {
-                shard.slots.get(slot).node.touch();
-            }
-            seen
+            let judged = judge(&found)?;
+            shard.slots.get(slot).node.touch();
+            Some(see(found, judged))
         });
         let seen = seen.flatten();
         lessons.hear(hash, seen.is_some(), || self.entries());

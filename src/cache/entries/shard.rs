@@ -63,6 +63,7 @@ impl<K, V> Shard<K, V> {
                     young: Chain::default(),
                     stamp: 0,
                     ripe: Chain::default(),
+                    cleared: Vec::new(),
                     outgrown: Vec::new(),
                     is_outgrown_new: false,
                     expected,
@@ -222,6 +223,7 @@ impl<K, V> Drop for Shard<K, V> {
         let mut locked = self.lock();
         let mut filled: Vec<u32> = locked.table().slots().collect();
         let slots = &self.slots;
+        filled.extend(std::iter::from_fn(|| locked.pop_cleared().map(|(slot, _)| slot)));
         let state = &mut *locked.state;
         filled.extend(std::iter::from_fn(|| state.fresh.pop(slots)));
         filled.extend(std::iter::from_fn(|| state.young.pop(slots)));
