@@ -672,7 +672,8 @@ proptest! {
                 Step::Nested(_, _, weight) => usize::from(settings.weighted && weight > 0),
                 _ => 0,
             };
-            (FUSE.set(fuse), DROPPING.set(false));
+            FUSE.set(fuse);
+            DROPPING.set(false);
             let _ = catch_unwind(AssertUnwindSafe(work));
             FUSE.set(0);
             lost += if DROPPING.get() { returns } else { 0 };
