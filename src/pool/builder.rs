@@ -1,6 +1,7 @@
 //! The settings of a pool: [`PoolBuilder`].
 
 use std::fmt;
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -364,11 +365,15 @@ impl<M: Manager> PoolBuilder<M> {
         self.clock.clone()
     }
 
-    /// Puts another manager around its own. The line is without end, and first come, first served.
-    pub(crate) fn with_manager<N: Manager>(self, around: impl FnOnce(M) -> N) -> PoolBuilder<N> {
-        let Self { manager, limits, settings, list: _, seeds, clock, hook } = self;
-        let (manager, list) = (around(manager), WaitList::bounded(usize::MAX));
-        PoolBuilder { manager, limits, settings, list, seeds, clock, hook }
+    /// Puts another manager around its own. The line is without end, and first come, first served, whatever was set.
+    pub(crate) fn with_manager<N>(self, around: impl FnOnce(M) -> N) -> PoolBuilder<N>
+    where
+        N: Manager<Connection: DerefMut<Target = M::Connection>, Error = M::Error>,
+    {
+        let Self { manager, hooks, limits, settings, list: _, clock, hook } = self;
+        let limits = Limits { barging: false, codel: None, ..limits };
+        let (manager, hooks, list) = (around(manager), hooks.further_in(), WaitList::bounded(usize::MAX));
+        PoolBuilder { manager, hooks, limits, settings, list, clock, hook }
     }
 
     /// Builds it. It connects when somebody asks for a connection.
