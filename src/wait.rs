@@ -56,6 +56,11 @@ impl<S> WaitList<S> {
         self.newest_first = true;
     }
 
+    /// Returns the limit, and whether the newest is served first.
+    pub(crate) const fn bounds(&self) -> (usize, bool) {
+        (self.limit, self.newest_first)
+    }
+
     /// Returns how many wait and are not served yet.
     pub(crate) const fn len(&self) -> usize {
         self.waiters.queued()

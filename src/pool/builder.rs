@@ -1,6 +1,7 @@
 //! The settings of a pool: [`PoolBuilder`].
 
 use std::fmt;
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -353,6 +354,27 @@ impl<M: Manager> PoolBuilder<M> {
     }
 
     setters!("pool");
+
+    /// Returns how many connections there may be, how many callers may wait, and whether the newest of them is served first.
+    pub(crate) fn bounds(&self) -> (usize, usize, bool) {
+        let (waiting, newest_first) = self.list.bounds();
+        (self.limits.max.saturating_add(self.limits.overflow), waiting, newest_first)
+    }
+
+    pub(crate) fn shared_clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// Puts another manager around its own. The line is without end, and first come, first served, whatever was set.
+    pub(crate) fn with_manager<N>(self, around: impl FnOnce(M) -> N) -> PoolBuilder<N>
+    where
+        N: Manager<Connection: DerefMut<Target = M::Connection>, Error = M::Error>,
+    {
+        let Self { manager, hooks, limits, settings, list: _, clock, hook } = self;
+        let limits = Limits { barging: false, codel: None, ..limits };
+        let (manager, hooks, list) = (around(manager), hooks.further_in(), WaitList::bounded(usize::MAX));
+        PoolBuilder { manager, hooks, limits, settings, list, clock, hook }
+    }
 
     /// Builds it. It connects when somebody asks for a connection.
     pub fn build(self) -> Pool<M> {

@@ -1,5 +1,6 @@
 //! What a user does to connections on their way: [`Hooks`]. A hook that panics has said no, and the pool goes on.
 
+use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -24,6 +25,20 @@ impl<M: Manager> Default for Hooks<M> {
 }
 
 impl<M: Manager> Hooks<M> {
+    /// The same hooks, for a manager around this one.
+    pub(super) fn further_in<N>(self) -> Hooks<N>
+    where
+        N: Manager<Connection: DerefMut<Target = M::Connection>, Error = M::Error>,
+    {
+        let Self { connect, take, come_home, close } = self;
+        Hooks {
+            connect: further_in(connect),
+            take: further_in(take),
+            come_home: further_in(come_home),
+            close: further_in(close),
+        }
+    }
+
     /// Prepares one that was just made.
     pub(super) fn connected(&self, connection: &mut M::Connection) -> Result<(), ConnectError<M::Error>> {
         match ask(self.connect.as_ref(), connection) {
@@ -51,6 +66,13 @@ impl<M: Manager> Hooks<M> {
 }
 
 struct Panicked;
+
+/// A hook for what holds the connection.
+fn further_in<C: 'static, D: DerefMut<Target = C>, T: 'static>(
+    hook: Option<Says<C, T>>,
+) -> Option<Says<D, T>> {
+    hook.map(|hook| -> Says<D, T> { Box::new(move |outer| hook(outer)) })
+}
 
 #[inline]
 fn ask<C, T>(hook: Option<&Says<C, T>>, connection: &mut C) -> Option<Result<T, Panicked>> {

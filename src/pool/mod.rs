@@ -18,9 +18,12 @@ mod get;
 mod held;
 mod hooks;
 mod job;
+mod keys;
 mod land;
 mod life;
 mod manager;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod shared;
 mod stats;
 
@@ -29,6 +32,8 @@ pub use checkout::Checkout;
 pub use error::{ConnectError, Phase, PoolError, PoolTimeout};
 pub use held::HeldFor;
 pub use manager::{BlockingManager, InPlace, Manager};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresConnection, PostgresManager};
 pub use stats::{PoolSize, PoolStats};
 
 use std::cmp::Reverse;
@@ -175,14 +180,7 @@ impl<M: Manager> Pool<M> {
         &self,
         call: Call,
     ) -> impl Future<Output = Result<Checkout<'_, M>, PoolError<M::Error>>> + Send {
-        let (shared, at) = (&self.shared, Location::caller());
-        async move {
-            let now = shared.clock.nanos();
-            match shared.first(call, now, at)? {
-                First::Ready(checkout) => Ok(checkout),
-                first => shared.obtain(first, call, now, at).await,
-            }
-        }
+        self.get_at(call, Location::caller())
     }
 
     /// Returns a connection, and blocks this thread until there is one.

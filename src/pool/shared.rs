@@ -25,7 +25,8 @@ use crate::clock::{Clock, NEVER};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook};
 use crate::rng::Seeds;
-use crate::sync::{AtomicU64, Mutex, Ordering, Short, ShortGuard};
+use crate::short::{Short, ShortGuard};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters, wake_first};
 
 pub(super) struct Shared<M: Manager> {
@@ -243,10 +244,12 @@ impl<M: Manager> Shared<M> {
     pub(super) fn come_home(&self, mut entry: Box<Entry<M::Connection>>) {
         // Whoever unwinds may have left it anyhow.
         entry.suspect |= thread::panicking();
+        let mut found_broken = false;
         if !entry.broken {
             let connection = &mut entry.connection;
             let look = || (self.manager.is_broken(connection), self.manager.needs_reset(connection));
             let (is_broken, needs_reset) = catch_unwind(AssertUnwindSafe(look)).unwrap_or((true, false));
+            found_broken = is_broken;
             entry.broken = is_broken || !self.hooks.keeps(connection);
             entry.unclean |= needs_reset;
         }
@@ -258,6 +261,10 @@ impl<M: Manager> Shared<M> {
         let mut state = self.state.lock();
         if let Some(out) = out {
             state.held.comes_home(out);
+        }
+        if found_broken {
+            // What broke this one may have broken all.
+            state.core.suspect();
         }
         let home = state.core.give(entry);
         let mode = state.core.mode();
