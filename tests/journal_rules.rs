@@ -12,29 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use disk::{Fault, FaultyDisk, Unsynced};
+use disk::{Fault, FaultyDisk, Unsynced, open, put, small, values};
 use floodwall::Clock;
-use floodwall::store::journal::{
-    Disk, DiskFile, Durability, Journal, JournalBuilder, JournalError, Kind, Recovery, Write,
-};
+use floodwall::store::journal::{Disk, DiskFile, Durability, Journal, JournalError, Kind, Recovery, Write};
 use proptest::prelude::*;
 use support::{poll, secs};
-
-fn small() -> JournalBuilder {
-    Journal::builder().segment_bytes(4096)
-}
-
-fn open(disk: &FaultyDisk) -> (Journal, Recovery) {
-    small().open_on(disk.clone()).unwrap()
-}
-
-fn put(journal: &Journal, key: &str, value: &str) -> u64 {
-    journal.append_blocking(Kind::Put, key.as_bytes(), value.as_bytes()).unwrap()
-}
-
-fn values(recovery: &Recovery) -> Vec<String> {
-    recovery.records.iter().map(|record| String::from_utf8(record.value.clone()).unwrap()).collect()
-}
 
 /// A disk whose syncs wait at a gate, or panic.
 #[derive(Clone, Default)]

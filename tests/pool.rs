@@ -352,6 +352,29 @@ fn one_that_fails_its_check_makes_the_others_suspect() {
     assert_eq!((got.number, server.count(&server.checked), server.count(&server.closed)), (4, 3, 3));
 }
 
+/// A server that restarts is seen by whoever comes home first: the others need not each fail somebody.
+#[test]
+fn one_that_comes_home_broken_makes_the_others_suspect() {
+    let (_, server, pool) = setup(|pool| pool.max(3));
+    warm(&pool, 3);
+    server.kill_all();
+    let mut first = pool.try_get().unwrap();
+    first.broken = true;
+    drop(first);
+    let second = ready(&mut get(&pool));
+    assert_eq!(
+        (server.count(&server.checked), second.number),
+        (2, 4),
+        "two were checked, and a new one was made"
+    );
+    // A user who throws one away says nothing of the others.
+    drop(second);
+    warm(&pool, 3);
+    pool.try_get().unwrap().discard();
+    drop(ready(&mut get(&pool)));
+    assert_eq!(server.count(&server.checked), 2);
+}
+
 #[test]
 fn what_needs_a_reset_is_reset_before_it_is_given_out() {
     let (_, server, pool) = setup(|pool| pool.max(1));

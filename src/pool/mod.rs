@@ -20,6 +20,8 @@ mod job;
 mod land;
 mod life;
 mod manager;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod shared;
 mod stats;
 
@@ -28,6 +30,8 @@ pub use checkout::Checkout;
 pub use error::{ConnectError, Phase, PoolError, PoolTimeout};
 pub use held::HeldFor;
 pub use manager::{BlockingManager, InPlace, Manager};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresConnection, PostgresManager};
 pub use stats::{PoolSize, PoolStats};
 
 use std::fmt;

@@ -226,11 +226,13 @@ impl<M: Manager> Shared<M> {
     pub(super) fn come_home(&self, mut entry: Box<Entry<M::Connection>>) {
         // Whoever unwinds may have left it anyhow.
         entry.suspect |= thread::panicking();
+        let mut found_broken = false;
         if !entry.broken {
             let connection = &mut entry.connection;
             let look = || (self.manager.is_broken(connection), self.manager.needs_reset(connection));
             let (is_broken, needs_reset) = catch_unwind(AssertUnwindSafe(look)).unwrap_or((true, false));
             entry.broken = is_broken;
+            found_broken = is_broken;
             entry.unclean |= needs_reset;
         }
         if self.settings.measure_holds {
@@ -241,6 +243,10 @@ impl<M: Manager> Shared<M> {
         let mut state = self.state.lock();
         if let Some(out) = out {
             state.held.comes_home(out);
+        }
+        if found_broken {
+            // What broke this one may have broken all.
+            state.core.suspect();
         }
         let home = state.core.give(entry);
         let mode = state.core.mode();
