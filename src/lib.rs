@@ -14,6 +14,7 @@ mod places;
 mod prefetch;
 mod rng;
 mod shards;
+mod short;
 mod slab;
 mod sync;
 

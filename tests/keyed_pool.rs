@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use floodwall::pool::PoolError;
-use floodwall::{Call, Clock, KeyedCheckout, KeyedPool, Manager, Pool, Reason};
+use floodwall::{Call, Clock, Event, KeyedCheckout, KeyedPool, Manager, Pool, Reason};
 use proptest::prelude::*;
 use support::{millis, poll, secs};
 
@@ -158,6 +158,25 @@ fn calls_of_higher_priority_go_first_at_a_key_and_among_all() {
         drop(served(&mut high));
         drop(served(&mut low));
     }
+}
+
+#[test]
+fn one_that_makes_place_is_told_of_like_any_that_is_closed() {
+    let (net, told) = (Arc::new(Net::default()), Arc::new(AtomicU64::new(0)));
+    let (made, hears) = (net.clone(), told.clone());
+    let pool = KeyedPool::new(1, move |host: &usize| {
+        let (hook, observer) = (hears.clone(), hears.clone());
+        let pool = Pool::builder(Host(made.clone(), *host)).max(1).clock(Clock::manual());
+        let pool = pool.on_close(move |connection| drop(hook.fetch_add(connection.2, SeqCst)));
+        pool.observe("hosts", move |_: &str, event| {
+            if matches!(event, Event::Disconnected) {
+                observer.fetch_add(100, SeqCst);
+            }
+        })
+    });
+    drop(served(&mut get(&pool, 0)));
+    drop(served(&mut get(&pool, 1)));
+    assert_eq!((told.load(SeqCst), net.live.load(SeqCst)), (101, 1));
 }
 
 /// Callers of a busy key would hand its connections to each other for ever.

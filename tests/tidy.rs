@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["event"],
     &["sync"],
-    &["hash", "lanes", "park", "places", "prefetch", "rng", "shards", "slab"],
+    &["hash", "lanes", "park", "places", "prefetch", "rng", "shards", "short", "slab"],
     &["backoff", "clock", "histogram", "window"],
     &["answer", "bell", "call", "discipline", "judge", "setters", "wait"],
     &["gate", "semaphore"],

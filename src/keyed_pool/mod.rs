@@ -40,7 +40,9 @@ use crate::sync::{AtomicU64, Ordering};
 /// Each pool is as its [`PoolBuilder`] says; its `max` (with its `overflow`) is what one key may have. When a key may
 /// have more, but all together may not, the connection of another key that was idle for longest is closed; when none is
 /// idle, callers of all keys wait in one line, first come first served, where each key has as many at most as it may have
-/// connections. So a busy key keeps nobody else out. Calls of higher [`priority`](Call::priority) go first.
+/// connections. So a busy key keeps nobody else out. Calls of higher [`priority`](Call::priority) go first. Nobody passes
+/// those who wait, and none of them is refused for overload: [`barging`](PoolBuilder::barging) and
+/// [`codel`](PoolBuilder::codel) have no effect here.
 ///
 /// At most [`max_keys`](KeyedPool::max_keys) keys are known. A key that was idle for long, or whose room is needed, is
 /// forgotten while nobody uses its connections, and these are closed.

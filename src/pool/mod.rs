@@ -18,6 +18,7 @@ mod drive;
 mod error;
 mod get;
 mod held;
+mod hooks;
 mod job;
 mod keys;
 mod land;
@@ -53,7 +54,7 @@ use shared::Shared;
 ///
 /// Clones are handles of one pool, which is [closed](Pool::close_now) when the last one is dropped. Tasks and threads wait
 /// in one line, first come first served, calls of higher [`priority`](Call::priority) before those of lower; nobody passes
-/// it, and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
+/// it, unless it is [built so](PoolBuilder::barging), and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
 /// count as one.
 ///
 /// | | |
@@ -220,14 +221,19 @@ impl<M: Manager> Pool<M> {
     pub fn try_get(&self) -> Result<Checkout<'_, M>, Rejected> {
         let shared = &self.shared;
         let now = shared.clock.nanos();
-        match shared.take_unchecked(now) {
-            Served::Entry(entry) => {
-                let mut checkout = Checkout::new(shared, entry);
-                shared.hand_out(checkout.entry(), now, Location::caller());
-                Ok(checkout)
+        loop {
+            match shared.take_unchecked(now) {
+                Served::Entry(entry) => {
+                    let mut checkout = Checkout::new(shared, entry);
+                    if shared.hand_out(checkout.entry(), now, Location::caller()) {
+                        return Ok(checkout);
+                    }
+                }
+                Served::Closed => return Err(shared.refused(Reason::Closed)),
+                Served::NotYet | Served::Failed | Served::Shed => {
+                    return Err(shared.refused(Reason::NoneIdle));
+                }
             }
-            Served::Closed => Err(shared.refused(Reason::Closed)),
-            Served::NotYet | Served::Failed => Err(shared.refused(Reason::NoneIdle)),
         }
     }
 
