@@ -2,11 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 use super::{Batch, Codec, CodecError, Plain, Store, Write};
+use crate::bell::Bell;
+use crate::clock::{Clock, NEVER};
 use crate::pool::{Checkout, Pool, PoolError, PostgresConnection, PostgresManager};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
@@ -48,6 +53,9 @@ pub struct Postgres<K, V, C = Plain> {
     pool: Pool<PostgresManager>,
     /// The connection that was taken last, while operations are on their way in it.
     busy: Mutex<Weak<Busy>>,
+    /// Rings when one is taken.
+    taken: Bell,
+    clock: Clock,
     table: String,
     sql: Sql,
     codec: C,
@@ -157,8 +165,16 @@ impl<K, V> Postgres<K, V> {
         // Of two who create the table at once one may fail, although it is there then.
         loads.map_err(|error| created.err().unwrap_or(error))?;
         drop(connection);
-        let (busy, table) = (Mutex::default(), table.to_owned());
-        Ok(Self { pool, busy, table, sql, codec: Plain, types: PhantomData })
+        Ok(Self {
+            pool,
+            busy: Mutex::default(),
+            taken: Bell::default(),
+            clock: Clock::system(),
+            table: table.to_owned(),
+            sql,
+            codec: Plain,
+            types: PhantomData,
+        })
     }
 }
 
@@ -170,8 +186,8 @@ struct Row {
 impl<K, V, C> Postgres<K, V, C> {
     /// Turns keys and values into bytes by `codec`. Default: [`Plain`].
     pub fn codec<D: Codec<K> + Codec<V>>(self, codec: D) -> Postgres<K, V, D> {
-        let Self { pool, busy, table, sql, codec: _, types } = self;
-        Postgres { pool, busy, table, sql, codec, types }
+        let Self { pool, busy, taken, clock, table, sql, codec: _, types } = self;
+        Postgres { pool, busy, taken, clock, table, sql, codec, types }
     }
 
     /// Returns the pool.
@@ -179,20 +195,36 @@ impl<K, V, C> Postgres<K, V, C> {
         &self.pool
     }
 
-    /// Joins the operations that are on their way, or takes a connection.
+    /// Joins the operations that are on their way, or takes a connection, whichever comes first.
     async fn connection(&self) -> Result<Operation, PostgresError> {
-        let busy = self.busy.lock().upgrade();
-        let busy = match busy.filter(|busy| busy.takes_more()) {
-            Some(busy) => busy,
-            None => {
-                let connection = self.pool.get().await?.into_owned();
-                let (operations, in_doubt) = (AtomicU64::new(1), AtomicBool::new(false));
-                let busy = Arc::new(Busy { connection, operations, in_doubt });
-                *self.busy.lock() = Arc::downgrade(&busy);
-                busy
+        if let Some(operation) = self.join() {
+            return Ok(operation);
+        }
+        let mut get = pin!(self.pool.get());
+        loop {
+            let heard = self.taken.rings();
+            if let Some(operation) = self.join() {
+                return Ok(operation);
             }
-        };
-        Ok(Operation { busy, has_ended: false })
+            let mut taken = pin!(self.taken.wait(heard, &self.clock, NEVER));
+            let got = poll_fn(|context| match get.as_mut().poll(context) {
+                Poll::Ready(got) => Poll::Ready(Some(got)),
+                Poll::Pending => taken.as_mut().poll(context).map(|()| None),
+            });
+            if let Some(got) = got.await {
+                let (operations, in_doubt) = (AtomicU64::new(1), AtomicBool::new(false));
+                let busy = Arc::new(Busy { connection: got?.into_owned(), operations, in_doubt });
+                *self.busy.lock() = Arc::downgrade(&busy);
+                self.taken.ring();
+                return Ok(Operation { busy, has_ended: false });
+            }
+        }
+    }
+
+    fn join(&self) -> Option<Operation> {
+        let busy = self.busy.lock().upgrade();
+        let busy = busy.filter(|busy| busy.takes_more())?;
+        Some(Operation { busy, has_ended: false })
     }
 
     async fn write_rows(
