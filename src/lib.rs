@@ -14,6 +14,7 @@ mod places;
 mod prefetch;
 mod rng;
 mod shards;
+mod short;
 mod slab;
 mod sync;
 
@@ -53,6 +54,8 @@ mod workers;
 pub mod headers;
 
 mod keyed;
+
+mod keyed_pool;
 
 mod policy;
 
@@ -109,6 +112,7 @@ pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, Worker
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};
+pub use keyed_pool::{KeyedCheckout, KeyedPool, KeyedPoolStatus};
 
 // Composition.
 pub use policy::{

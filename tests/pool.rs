@@ -352,6 +352,29 @@ fn one_that_fails_its_check_makes_the_others_suspect() {
     assert_eq!((got.number, server.count(&server.checked), server.count(&server.closed)), (4, 3, 3));
 }
 
+/// A server that restarts is seen by whoever comes home first: the others need not each fail somebody.
+#[test]
+fn one_that_comes_home_broken_makes_the_others_suspect() {
+    let (_, server, pool) = setup(|pool| pool.max(3));
+    warm(&pool, 3);
+    server.kill_all();
+    let mut first = pool.try_get().unwrap();
+    first.broken = true;
+    drop(first);
+    let second = ready(&mut get(&pool));
+    assert_eq!(
+        (server.count(&server.checked), second.number),
+        (2, 4),
+        "two were checked, and a new one was made"
+    );
+    // A user who throws one away says nothing of the others.
+    drop(second);
+    warm(&pool, 3);
+    pool.try_get().unwrap().discard();
+    drop(ready(&mut get(&pool)));
+    assert_eq!(server.count(&server.checked), 2);
+}
+
 #[test]
 fn what_needs_a_reset_is_reset_before_it_is_given_out() {
     let (_, server, pool) = setup(|pool| pool.max(1));
@@ -813,6 +836,24 @@ fn a_paused_pool_gives_out_nothing_and_goes_on() {
     let _first = ready(&mut first);
     drop(ready(&mut second));
     pool.resume();
+}
+
+/// Trap 1: one in line is woken to drive a close, and served before it has looked.
+#[test]
+fn who_is_served_while_it_is_woken_anyway_holds_up_nobody_behind() {
+    let (_, server, pool) = setup(|pool| pool.max(3));
+    let [first, second, third] = [(); 3].map(|()| ready(&mut get(&pool)));
+    pool.pause();
+    let (mut woken, mut behind) = (get(&pool), get(&pool));
+    waits(&mut woken);
+    waits(&mut behind);
+    drop(first);
+    drop(second);
+    server.take_time(&server.close_time, secs(1));
+    third.discard();
+    pool.resume();
+    drop(ready(&mut behind));
+    drop(ready(&mut woken));
 }
 
 /// Trap 19.
