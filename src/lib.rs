@@ -14,6 +14,8 @@ mod places;
 mod prefetch;
 mod rng;
 mod shards;
+#[cfg(not(floodwall_loom))]
+mod short;
 mod slab;
 mod sync;
 
@@ -53,6 +55,8 @@ mod workers;
 pub mod headers;
 
 mod keyed;
+
+mod keyed_pool;
 
 mod policy;
 
@@ -109,6 +113,7 @@ pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, Worker
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};
+pub use keyed_pool::{KeyedCheckout, KeyedPool, KeyedPoolStatus};
 
 // Composition.
 pub use policy::{

@@ -21,7 +21,6 @@ mod real {
         compiler_fence, fence,
     };
 
-    use parking_lot::lock_api::{GuardNoSend, RawMutex};
     pub(crate) use std::{thread, thread_local};
 
     use std::cell::{Cell, UnsafeCell};
@@ -48,62 +47,12 @@ mod real {
         }
     }
 
-    /// A lock for critical sections of some ten nanoseconds, in which nothing waits.
-    ///
-    /// It is given back by a store, where a lock that knows who waits needs an atomic exchange, which is half of what such
-    /// a section costs. So nobody is woken: who finds it taken looks again, gives its processor to others after a
-    /// microsecond, and sleeps if that does not help, since then its holder has lost its own.
-    pub(crate) type Short<T> = parking_lot::lock_api::Mutex<RawShort, T>;
-    pub(crate) type ShortGuard<'a, T> = parking_lot::lock_api::MutexGuard<'a, RawShort, T>;
-
-    pub(crate) struct RawShort {
-        is_taken: AtomicBool,
-    }
-
-    #[expect(
-        unsafe_code,
-        reason = "to be a lock is a promise, and this one saves 10 of 27 ns where an item changes hands"
-    )]
-    // SAFETY: only who has changed `is_taken` from false to true has the lock, and nobody changes it back but by `unlock`,
-    // which is called by who has it. Acquire and Release: what one holder did is seen by the next.
-    unsafe impl RawMutex for RawShort {
-        const INIT: Self = Self { is_taken: AtomicBool::new(false) };
-        type GuardMarker = GuardNoSend;
-
-        #[inline]
-        fn lock(&self) {
-            if !self.try_lock() {
-                self.lock_slowly();
-            }
-        }
-
-        #[inline]
-        fn try_lock(&self) -> bool {
-            self.is_taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        }
-
-        #[inline]
-        unsafe fn unlock(&self) {
-            self.is_taken.store(false, Ordering::Release);
-        }
-    }
-
-    impl RawShort {
-        #[cold]
-        fn lock_slowly(&self) {
-            let mut round = 0;
-            loop {
-                // Asked before it is tried, so that those who wait do not take the line from the one who is about to leave.
-                if !self.is_taken.load(Ordering::Relaxed) && self.try_lock() {
-                    return;
-                }
-                match round {
-                    0..32 => std::hint::spin_loop(),
-                    32..40 => thread::yield_now(),
-                    _ => thread::sleep(Duration::from_micros(20 << (round - 40).min(5))),
-                }
-                round += 1;
-            }
+    /// What who waits for a [`Short`](crate::short::Short) lock does between two looks at it.
+    pub(crate) fn wait_for_lock(round: u32) {
+        match round {
+            0..32 => std::hint::spin_loop(),
+            32..40 => thread::yield_now(),
+            _ => thread::sleep(Duration::from_micros(20 << (round - 40).min(5))),
         }
     }
 
@@ -263,10 +212,6 @@ mod modelled {
         std::array::from_fn(|_| AtomicU64::new(0))
     }
 
-    /// What matters in a model is that one has it at a time.
-    pub(crate) type Short<T> = Mutex<T>;
-    pub(crate) type ShortGuard<'a, T> = MutexGuard<'a, T>;
-
     /// loom's mutex, without poisoning.
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -305,31 +250,3 @@ macro_rules! const_fn {
     };
 }
 pub(crate) use const_fn;
-
-#[cfg(all(test, not(floodwall_loom)))]
-mod tests {
-    use super::*;
-
-    /// More threads than processors, and sections of all lengths: each adds to what it has read, with others in between.
-    #[test]
-    fn a_short_lock_is_had_by_one_at_a_time() {
-        let sum = Short::new(0_u64);
-        thread::scope(|scope| {
-            for number in 0..4 {
-                let sum = &sum;
-                scope.spawn(move || {
-                    for round in 0..20_000 {
-                        let mut guard = sum.lock();
-                        let before = *guard;
-                        (0..(number * round) % 7).for_each(|_| std::hint::spin_loop());
-                        if round % 1_000 == 0 {
-                            thread::yield_now();
-                        }
-                        *guard = before + 1;
-                    }
-                });
-            }
-        });
-        assert_eq!(sum.into_inner(), 80_000);
-    }
-}

@@ -7,25 +7,9 @@ mod disk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use disk::{Fault, FaultyDisk, Unsynced, toss};
+use disk::{Fault, FaultyDisk, Unsynced, open, put, small, toss, values};
 use floodwall::Clock;
-use floodwall::store::journal::{Durability, Journal, JournalBuilder, JournalError, Kind, Recovery};
-
-fn small() -> JournalBuilder {
-    Journal::builder().segment_bytes(4096)
-}
-
-fn open(disk: &FaultyDisk) -> (Journal, Recovery) {
-    small().open_on(disk.clone()).unwrap()
-}
-
-fn put(journal: &Journal, key: &str, value: &str) -> u64 {
-    journal.append_blocking(Kind::Put, key.as_bytes(), value.as_bytes()).unwrap()
-}
-
-fn values(recovery: &Recovery) -> Vec<String> {
-    recovery.records.iter().map(|record| String::from_utf8(record.value.clone()).unwrap()).collect()
-}
+use floodwall::store::journal::{Durability, Journal, JournalError, Kind, Recovery};
 
 /// What a run has asked for, and what it was promised.
 #[derive(Default)]

@@ -1,10 +1,11 @@
 //! Pools of connections: who gets which, when one is made, checked and closed; and the traps that other pools fell into.
 //!
-//! Traps have the numbers of our study of other pools: 1 a waiter that is never woken, 2 and 4 grants that race a
-//! cancellation or a deadline, 5 and 6 (`pool_cancel`), 7 and 8 (`pool_outage`), 11 a peer that says nothing, 12 broken
-//! connections, 13 a failed connect wakes the next, 14 the place of one that is being closed, 15 nested use, 16 panics, 17
-//! drops anywhere, 18 races of closing, 19 changes of size (and `pool_cancel`), 20 one return only, 21 a clear, 22 clocks,
-//! 23 wakers that come back, 24 needless polls, 25 changing wakers.
+//! Traps have the numbers of our study of other pools: 1 a waiter that is never woken (also `pool_line`), 2 and 4 grants
+//! that race a cancellation or a deadline, 5 and 6 (`pool_cancel`), 7 and 8 (`pool_outage`), 9 and 10 (`pool_run`), 11 a
+//! peer that says nothing, 12 broken connections, 13 a failed connect wakes the next, 14 the place of one that is being
+//! closed, 15 nested use, 16 panics (also `pool_hooks`), 17 drops anywhere, 18 races of closing (also `pool_run`), 19
+//! changes of size (also `pool_cancel`), 20 one return only, 21 a clear, 22 clocks, 23 wakers that come back, 24 needless
+//! polls, 25 changing wakers.
 #![cfg(not(floodwall_loom))]
 
 #[path = "support/server.rs"]
@@ -350,6 +351,29 @@ fn one_that_fails_its_check_makes_the_others_suspect() {
     // All were used just now; the one at the top is checked, and with it the others.
     let got = ready(&mut get(&pool));
     assert_eq!((got.number, server.count(&server.checked), server.count(&server.closed)), (4, 3, 3));
+}
+
+/// A server that restarts is seen by whoever comes home first: the others need not each fail somebody.
+#[test]
+fn one_that_comes_home_broken_makes_the_others_suspect() {
+    let (_, server, pool) = setup(|pool| pool.max(3));
+    warm(&pool, 3);
+    server.kill_all();
+    let mut first = pool.try_get().unwrap();
+    first.broken = true;
+    drop(first);
+    let second = ready(&mut get(&pool));
+    assert_eq!(
+        (server.count(&server.checked), second.number),
+        (2, 4),
+        "two were checked, and a new one was made"
+    );
+    // A user who throws one away says nothing of the others.
+    drop(second);
+    warm(&pool, 3);
+    pool.try_get().unwrap().discard();
+    drop(ready(&mut get(&pool)));
+    assert_eq!(server.count(&server.checked), 2);
 }
 
 #[test]
@@ -813,6 +837,24 @@ fn a_paused_pool_gives_out_nothing_and_goes_on() {
     let _first = ready(&mut first);
     drop(ready(&mut second));
     pool.resume();
+}
+
+/// Trap 1: one in line is woken to drive a close, and served before it has looked.
+#[test]
+fn who_is_served_while_it_is_woken_anyway_holds_up_nobody_behind() {
+    let (_, server, pool) = setup(|pool| pool.max(3));
+    let [first, second, third] = [(); 3].map(|()| ready(&mut get(&pool)));
+    pool.pause();
+    let (mut woken, mut behind) = (get(&pool), get(&pool));
+    waits(&mut woken);
+    waits(&mut behind);
+    drop(first);
+    drop(second);
+    server.take_time(&server.close_time, secs(1));
+    third.discard();
+    pool.resume();
+    drop(ready(&mut behind));
+    drop(ready(&mut woken));
 }
 
 /// Trap 19.

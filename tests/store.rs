@@ -303,9 +303,10 @@ mod postgres {
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
+    use floodwall::pool::PostgresManager;
     use floodwall::store::{CachedStore, Codec, CodecError, Plain, Postgres, PostgresError};
-    use floodwall::{Cache, Constant, Policy, Retry, WriteBehind};
-    use tokio_postgres::{Client, NoTls};
+    use floodwall::{Cache, Constant, Policy, Pool, Retry, WriteBehind};
+    use tokio_postgres::NoTls;
 
     use super::*;
 
@@ -321,37 +322,32 @@ mod postgres {
         server
     }
 
-    async fn connect(server: &str) -> Result<Client, tokio_postgres::Error> {
-        let (client, connection) = tokio_postgres::connect(server, NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+    fn pool(server: &str, max: usize) -> Pool<PostgresManager> {
+        let spawn = |driver| drop(tokio::spawn(driver));
+        Pool::new(PostgresManager::new(server.parse().unwrap(), NoTls, spawn), max)
     }
 
-    /// A table of the test's own, and how often a connection was made for it.
-    async fn table<K, V>(server: &str, name: &str) -> (Postgres<K, V>, Arc<AtomicUsize>) {
-        let drop = format!(r#"DROP TABLE IF EXISTS "{name}""#);
-        connect(server).await.unwrap().batch_execute(&drop).await.unwrap();
-        open(server, name).await
+    async fn execute(server: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
+        pool(server, 1).get().await.unwrap().batch_execute(sql).await
     }
 
-    async fn open<K, V>(server: &str, name: &str) -> (Postgres<K, V>, Arc<AtomicUsize>) {
-        let (connections, server) = (Arc::new(AtomicUsize::new(0)), server.to_string());
-        let count = connections.clone();
-        let connect = move || {
-            count.fetch_add(1, Ordering::Relaxed);
-            let server = server.clone();
-            async move { connect(&server).await }
-        };
-        (Postgres::open(name, connect).await.unwrap(), connections)
+    /// A table of the test's own, over so many connections.
+    async fn table<K, V>(server: &str, name: &str, max: usize) -> Postgres<K, V> {
+        execute(server, &format!(r#"DROP TABLE IF EXISTS "{name}""#)).await.unwrap();
+        open(server, name, max).await
+    }
+
+    async fn open<K, V>(server: &str, name: &str, max: usize) -> Postgres<K, V> {
+        Postgres::open(pool(server, max), name).await.unwrap()
     }
 
     #[tokio::test]
     async fn it_behaves() {
         let Some(server) = server() else { return };
         let _turn = SERVER.lock().await;
-        let (store, _) = table::<u64, String>(&server, "sel ect").await;
+        let store = table::<u64, String>(&server, "sel ect", 2).await;
         behaves(&store).await;
-        let (again, connections) = open::<u64, String>(&server, "sel ect").await;
+        let again = open::<u64, String>(&server, "sel ect", 2).await;
         assert_eq!(again.load(&u64::MAX).await.unwrap(), Some("a".to_string()));
         let many: Vec<(u64, String)> = (0..10_000).map(|key| (key, format!("value {key}"))).collect();
         let writes: Vec<_> = many.iter().map(|(key, value)| Write::save(key, value)).collect();
@@ -360,7 +356,7 @@ mod postgres {
         let loaded = again.load_many(&keys).await.unwrap();
         let expected = many.iter().rev().map(|(_, value)| Some(value.clone()));
         assert!(loaded.into_iter().map(Result::unwrap).eq(expected));
-        assert_eq!(connections.load(Ordering::Relaxed), 1);
+        assert_eq!(again.pool().stats().connected, 1);
     }
 
     #[tokio::test]
@@ -384,9 +380,8 @@ mod postgres {
         }
         let Some(server) = server() else { return };
         let _turn = SERVER.lock().await;
-        let (store, _) = table::<u64, String>(&server, "picky").await;
-        let check = "ALTER TABLE picky ADD CHECK (length(value) < 4)";
-        connect(&server).await.unwrap().batch_execute(check).await.unwrap();
+        let store = table::<u64, String>(&server, "picky", 1).await;
+        execute(&server, "ALTER TABLE picky ADD CHECK (length(value) < 4)").await.unwrap();
         let store = store.codec(NoThirteen);
         let value =
             |key: u64| if [2, 20, 21, 39].contains(&key) { "much too long" } else { "abc" }.to_string();
@@ -398,39 +393,31 @@ mod postgres {
             assert_eq!(result.is_err(), is_refused, "{key}: {result:?}");
             assert!(result.as_ref().err().is_none_or(PostgresError::is_permanent));
         }
-        let (plain, _) = open::<u64, String>(&server, "picky").await;
+        let plain = open::<u64, String>(&server, "picky", 1).await;
         assert_eq!(plain.load(&38).await.unwrap(), Some("abc".to_string()));
         assert_eq!(plain.load(&39).await.unwrap(), None);
         assert_eq!(store.load(&38).await.unwrap_err().to_string(), "not today");
         let loaded = store.load_many(&[&13, &38, &39]).await.unwrap();
         assert!(loaded[0].is_err() && loaded[1].is_err() && matches!(loaded[2], Ok(None)));
 
-        connect(&server)
-            .await
-            .unwrap()
-            .batch_execute("CREATE TABLE IF NOT EXISTS other (id int)")
-            .await
-            .unwrap();
-        let server = server.clone();
-        let connect = move || {
-            let server = server.clone();
-            async move { connect(&server).await }
-        };
-        assert!(Postgres::<u64, u64>::open("other", connect).await.is_err(), "a table of another form");
+        execute(&server, "CREATE TABLE IF NOT EXISTS other (id int)").await.unwrap();
+        assert!(
+            Postgres::<u64, u64>::open(pool(&server, 1), "other").await.is_err(),
+            "a table of another form"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_connection_that_is_lost_costs_what_was_in_it_and_is_made_once_again_for_all() {
+    async fn connections_that_are_lost_cost_what_was_in_them_and_are_made_once_again_for_all() {
         let Some(server) = server() else { return };
         let _turn = SERVER.lock().await;
-        let (store, connections) = table::<u64, u64>(&server, "lost").await;
+        let store = table::<u64, u64>(&server, "lost", 4).await;
         let store = Arc::new(store);
         store.save(&1, &1).await.unwrap();
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                    WHERE pid <> pg_backend_pid() AND usename = current_user AND backend_type = 'client backend'";
         for round in 1..=3 {
-            let _ = connect(&server).await.unwrap().batch_execute(end).await;
-            // It says so once at most for each who asks meanwhile.
+            execute(&server, end).await.unwrap();
             let mut tasks = tokio::task::JoinSet::new();
             for key in 0..50 {
                 let store = store.clone();
@@ -444,7 +431,72 @@ mod postgres {
             }
             assert_eq!(store.load(&49).await.unwrap(), Some(round));
         }
-        assert_eq!(connections.load(Ordering::Relaxed), 4);
+        // Four at most at first, and four for them in each round.
+        let stats = store.pool().stats();
+        assert!((4..=16).contains(&stats.connected) && stats.failed == 0, "{stats:?}");
+    }
+
+    #[tokio::test]
+    async fn operations_at_the_same_time_share_a_connection_and_give_others_their_turn() {
+        let Some(server) = server() else { return };
+        let _turn = SERVER.lock().await;
+        let store = Arc::new(table::<u64, u64>(&server, "shared", 1).await);
+        let other = pool(&server, 1);
+        let mut locks = other.get().await.unwrap();
+        let transaction = locks.transaction().await.unwrap();
+        transaction.batch_execute("LOCK TABLE shared").await.unwrap();
+        let first = tokio::spawn({
+            let store = store.clone();
+            async move { store.save(&1, &1).await }
+        });
+        while store.pool().status().in_use == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut second = Box::pin(store.save(&2, &2));
+        assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(store.pool().status().waiting, 0, "it has joined the first");
+        transaction.rollback().await.unwrap();
+        second.await.unwrap();
+        first.await.unwrap().unwrap();
+
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut tasks = tokio::task::JoinSet::new();
+        for key in 0..8 {
+            let (store, is_over) = (store.clone(), is_over.clone());
+            tasks.spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    store.load(&key).await.unwrap();
+                }
+            });
+        }
+        while store.pool().stats().served < 3 {
+            tokio::task::yield_now().await;
+        }
+        let turn = tokio::time::timeout(Duration::from_secs(20), store.pool().get()).await;
+        drop(turn.expect("it comes home between").unwrap());
+        is_over.store(true, Ordering::Relaxed);
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+    }
+
+    /// The next user of a connection would wait behind what its last one did not await.
+    #[tokio::test]
+    async fn an_operation_that_is_dropped_holds_up_nobody_for_long() {
+        let Some(server) = server() else { return };
+        let _turn = SERVER.lock().await;
+        let store = table::<u64, u64>(&server, "locked", 1).await;
+        let other = open::<u64, u64>(&server, "locked", 1).await;
+        let mut locks = other.pool().get().await.unwrap();
+        let transaction = locks.transaction().await.unwrap();
+        transaction.batch_execute("LOCK TABLE locked").await.unwrap();
+        let dropped = tokio::time::timeout(Duration::from_millis(100), store.save(&1, &1)).await;
+        assert!(dropped.is_err(), "it waits for the lock");
+        let next = async { store.pool().get().await.unwrap().batch_execute("SELECT 1").await };
+        let next = tokio::time::timeout(Duration::from_secs(20), next).await;
+        next.expect("nobody waits behind it").unwrap();
+        transaction.rollback().await.unwrap();
+        assert!(store.load(&1).await.unwrap().is_none_or(|value| value == 1), "it may be made yet");
     }
 
     /// With a cache and a write-behind in front, that a server goes away is not seen at all.
@@ -456,9 +508,10 @@ mod postgres {
             return;
         };
         let _turn = SERVER.lock().await;
-        let (through, _) = table::<u64, u64>(&server, "through").await;
+        let through = table::<u64, u64>(&server, "through", 4).await;
+        let pool = through.pool().clone();
         let through = Arc::new(CachedStore::write_through(Cache::new(1_000), through));
-        let (behind, _) = table::<u64, u64>(&server, "behind").await;
+        let behind = table::<u64, u64>(&server, "behind", 1).await;
         let behind = WriteBehind::builder(behind)
             .delay(Duration::from_millis(10))
             .backoff(Constant::new(Duration::from_millis(20)).attempts(1_000))
@@ -497,6 +550,7 @@ mod postgres {
             });
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+        let connected = pool.stats().connected;
         let restart = || std::process::Command::new("sh").arg(restart).status();
         assert!(tokio::task::spawn_blocking(restart).await.unwrap().unwrap().success());
         is_back.store(true, Ordering::Relaxed);
@@ -504,11 +558,12 @@ mod postgres {
         while let Some(task) = tasks.join_next().await {
             ended.push(task.unwrap());
         }
-        assert!(failures.load(Ordering::Relaxed) > 0, "the restart was seen");
+        let seen = failures.load(Ordering::Relaxed) > 0 || pool.stats().connected > connected;
+        assert!(seen, "the restart was not seen");
         assert_eq!(after.load(Ordering::Relaxed), 160);
         assert!(behind.close(Duration::from_secs(20)).await.is_empty());
-        let (through, _) = open::<u64, u64>(&server, "through").await;
-        let (behind, _) = open::<u64, u64>(&server, "behind").await;
+        let through = open::<u64, u64>(&server, "through", 1).await;
+        let behind = open::<u64, u64>(&server, "behind", 1).await;
         for (key, acknowledged, last) in ended {
             let stored = through.load(&key).await.unwrap().unwrap();
             assert!((acknowledged..=last).contains(&stored), "{stored} of {acknowledged}..={last}");

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["event"],
     &["sync"],
-    &["hash", "lanes", "park", "places", "prefetch", "rng", "shards", "slab"],
+    &["hash", "lanes", "park", "places", "prefetch", "rng", "shards", "short", "slab"],
     &["backoff", "clock", "histogram", "window"],
     &["answer", "bell", "call", "discipline", "judge", "setters", "wait"],
     &["gate", "semaphore"],
@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "pool", "queue", "shard", "shed", "throttle"],
     &["headers", "waiting_room", "workers"],
     &["keyed"],
+    &["keyed_pool"],
     &["policy"],
     &["store"],
 ];

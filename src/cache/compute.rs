@@ -83,7 +83,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                 Compute::Keep => return Ok(old),
                 Compute::Put(value) => {
                     let (key, kept) = (key.to_owned(), value.clone());
-                    let entry = inner.prepare(hash, &key, &kept, None);
+                    let entry = inner.prepare(hash, &key, &kept, None, 0);
                     let new = New { key, value: kept, weight: entry.weight, life: entry.life };
                     let mut gone = inner.entries.gone();
                     match lead.change(|| inner.entries.insert(hash, new, &mut gone)) {
@@ -98,7 +98,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                     let now = inner.now();
                     let why = |found: Found<'_, K, V>| Some(inner.cause(&found, now));
                     if let Some(gone) = lead.change(|| inner.entries.remove_if(hash, key, why)) {
-                        inner.tell(&gone);
+                        inner.tell_of(&gone);
                         return Ok(None);
                     }
                 }

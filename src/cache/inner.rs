@@ -42,14 +42,13 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     {
         let seen = if self.timed() {
             let now = self.now();
-            let seen = self.entries.read(hash, key, |found| {
-                let left = self.settings.rules.left(found.times, now)?;
+            let judge = |found: &Found<'_, K, V>| self.settings.rules.left(found.times, now);
+            self.entries.read(hash, key, judge, |found, left| {
                 self.used(&found, now, left);
-                Some(see(found))
-            });
-            seen.flatten()
+                see(found)
+            })
         } else {
-            self.entries.read(hash, key, see)
+            self.entries.read(hash, key, |_| Some(()), |found, ()| see(found))
         };
         self.counts.add(if seen.is_some() { Count::Hits } else { Count::Misses });
         seen
@@ -84,7 +83,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     /// Writes an entry; for how long may be said. Loads of the key that run meanwhile are not kept.
     pub(super) fn insert(&self, key: K, value: V, ttl: Option<u64>) -> Result<(), TooHeavy<V>> {
         let hash = self.hash(&key);
-        let entry = self.prepare(hash, &key, &value, ttl);
+        let entry = self.prepare(hash, &key, &value, ttl, 0);
         let new = New { key, value, weight: entry.weight, life: entry.life };
         let mut gone = self.entries.gone();
         let written = match self.entries.insert_if(hash, new, &mut gone, || self.flights.are_none(hash)) {
@@ -98,10 +97,10 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         self.written(hash, &entry, &gone, written)
     }
 
-    /// Asks the user's code all that is to be known of an entry before it is written.
-    pub(super) fn prepare(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>) -> Prepared {
+    /// Asks the user's code all that is to be known of an entry before it is written; if it was loaded, that took so long.
+    pub(super) fn prepare(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>, took: u64) -> Prepared {
         let weight = self.settings.weigher.as_ref().map_or(1, |weigh| weigh(key, value));
-        let life = self.life(hash, key, value, ttl);
+        let life = self.life(hash, key, value, ttl, took);
         let tags = self.settings.tags.as_ref().map_or_else(Vec::new, |tags| tags.of(key, value));
         if let Some(index) = &self.settings.tags {
             index.entered(hash, &tags);
@@ -117,7 +116,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         gone: &Gone<'_, K, V>,
         written: Result<(), TooHeavy<V>>,
     ) -> Result<(), TooHeavy<V>> {
-        self.tell(gone);
+        self.tell_of(gone);
         if written.is_err() {
             self.counts.add(Count::Refused);
             self.not_written(hash, entry);
@@ -132,7 +131,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         }
     }
 
-    fn life(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>) -> Life {
+    fn life(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>, took: u64) -> Life {
         if !self.timed() {
             return Life::FOREVER;
         }
@@ -148,7 +147,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
                 None => expiry.after_create(key, value),
             }))
         };
-        rules.life(now, ttl.or_else(negative).or_else(computed).unwrap_or(rules.ttl), hash)
+        rules.life(now, ttl.or_else(negative).or_else(computed).unwrap_or(rules.ttl), hash, took)
     }
 
     /// Why an entry leaves that is removed at `now`.
@@ -156,17 +155,23 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         if self.is_live(found, now) { Cause::Explicit } else { Cause::Expired }
     }
 
+    /// Tells the listener of what has left, and lets go of it.
+    pub(super) fn tell(&self, gone: Gone<'_, K, V>) {
+        self.tell_of(&gone);
+    }
+
     /// Tells the listener of what has left.
-    pub(super) fn tell(&self, gone: &Gone<'_, K, V>) {
+    pub(super) fn tell_of(&self, gone: &Gone<'_, K, V>) {
         gone.unseen(|cause, count| self.counts.add_many(count_of(cause), count));
         for (key, value, cause) in gone.iter() {
+            self.counts.add(count_of(cause));
             if let Some(tags) = &self.settings.tags {
                 tags.left(self.hash(key), &tags.of(key, value));
             }
-            self.counts.add(count_of(cause));
-            if let Some(listener) = &self.settings.listener {
-                listener(key, value, cause);
-            }
+        }
+        // Last: should it panic, all else is done.
+        if let Some(listener) = &self.settings.listener {
+            gone.iter().for_each(|(key, value, cause)| listener(key, value, cause));
         }
     }
 }

@@ -40,16 +40,16 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         let hash = self.inner.hash(key);
         loop {
             let now = self.inner.now();
-            let removed = self.inner.entries.peek(hash, key, |found| {
-                if found.times.is_over(now) || !test(found.value) {
-                    return Some(false);
-                }
-                // Else it was replaced since it was found.
-                self.inner.remove_found(hash, &found).then_some(true)
+            let taken = self.inner.entries.peek(hash, key, |found| {
+                let goes = !found.times.is_over(now) && test(found.value);
+                goes.then(|| self.inner.take_found(hash, &found))
             });
-            match removed {
-                Some(None) => {}
-                done => return done.flatten().unwrap_or(false),
+            let Some(gone) = taken.flatten() else { return false };
+            // Else it was replaced since it was found.
+            if gone.iter().next().is_some() {
+                // No longer read by us: it may be dropped here.
+                self.inner.tell(gone);
+                return true;
             }
         }
     }
@@ -73,8 +73,34 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// Removes everything that was written before.
     ///
     /// Entries that are written meanwhile may stay; loads that run meanwhile are not kept.
+    ///
+    /// # Cost
+    ///
+    /// Constant, however many entries there are. None of them is found any more when it returns; they are told to the
+    /// [listener](CacheBuilder::listener), counted in the statistics and dropped little by little: a thousand here, and four by
+    /// each write that follows. Until then they take room, and nothing that is newer leaves for them. All that are left go
+    /// with [`sweep(usize::MAX)`](Cache::sweep).
+    ///
+    /// ```
+    /// use floodwall::Cache;
+    ///
+    /// let cache = Cache::new(100_000);
+    /// for key in 0..50_000 {
+    ///     cache.insert(key, key)?;
+    /// }
+    /// cache.clear();
+    /// assert_eq!((cache.get(&7), cache.len()), (None, 0));
+    /// cache.sweep(usize::MAX);
+    /// assert_eq!(cache.stats().removed, 50_000);
+    /// # Ok::<(), floodwall::cache::TooHeavy<i32>>(())
+    /// ```
     pub fn clear(&self) {
-        self.retain(|_, _| false);
+        self.inner.overtake_all();
+        let (gone, is_all) = self.inner.entries.clear(self.inner.now());
+        self.inner.tell(gone);
+        if is_all {
+            self.inner.entries.tidy();
+        }
     }
 
     /// Removes the entries that carry `tag`, and returns how many. Loads that run meanwhile are kept only without it.
@@ -179,13 +205,18 @@ impl<K: Hash + Eq, V> Drop for ClearOnDrop<K, V> {
 }
 
 impl<K: Hash + Eq, V> Inner<K, V> {
-    /// Removes an entry that is held at this moment, if it is still there.
-    pub(super) fn remove_found(&self, hash: u64, held: &Found<'_, K, V>) -> bool {
+    /// Takes out an entry that is held at this moment, if it is still there.
+    fn take_found(&self, hash: u64, held: &Found<'_, K, V>) -> Gone<'_, K, V> {
         let now = self.now();
         let why = |found: Found<'_, K, V>| found.is(held).then(|| self.cause(&found, now));
-        let gone = self.flights.overtake(hash, || self.entries.remove_if(hash, held.key, why));
+        self.flights.overtake(hash, || self.entries.remove_if(hash, held.key, why))
+    }
+
+    /// Removes an entry that is held at this moment, if it is still there.
+    fn remove_found(&self, hash: u64, held: &Found<'_, K, V>) -> bool {
+        let gone = self.take_found(hash, held);
         let removed = gone.iter().next().is_some();
-        self.tell(&gone);
+        self.tell_of(&gone);
         removed
     }
 
@@ -196,7 +227,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         Q: Hash + Eq + ?Sized,
     {
         let gone = self.take(self.hash(key), key);
-        self.tell(&gone);
+        self.tell_of(&gone);
     }
 
     /// Takes a key out, whatever its value. Loads that run meanwhile are not kept.

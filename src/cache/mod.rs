@@ -80,6 +80,7 @@ use crate::clock::Clock;
 use crate::error::saturating_nanos;
 use crate::event::Hook;
 use crate::flight::Flights;
+use crate::rng::Seeds;
 use entries::{Entries, Room};
 use expiry::Rules;
 use hash::Seed;
@@ -111,7 +112,8 @@ use tags::Tags;
 /// takes room as before; there is never more than the cache may hold, and one entry for each thread that
 /// writes or reads; or two, as long as another thread drops what would have made the room for one of them: nobody waits
 /// for that. In a cache of fewer than 256 entries what leaves is dropped at once if nobody reads it.
-/// [`sweep`](Cache::sweep), [`clear`](Cache::clear), [`retain`](Cache::retain) and [`set_capacity`](Cache::set_capacity) drop all that nobody reads.
+/// [`sweep`](Cache::sweep), [`retain`](Cache::retain) and [`set_capacity`](Cache::set_capacity) drop all that nobody reads;
+/// [`clear`](Cache::clear) leaves all but a thousand to the writes that follow.
 ///
 /// Values are dropped, cloned and looked at outside all locks. [`Eq`] of keys may run under one: it must not use the cache.
 ///
@@ -155,6 +157,8 @@ struct Settings<K, V> {
     negative: Option<(IsNegative<V>, u64)>,
     tags: Option<Tags<K, V>>,
     background: Option<Box<dyn Fn(Job) + Send + Sync>>,
+    /// What early refreshes are drawn from.
+    seeds: Seeds,
     soft_timeout: Duration,
 }
 
@@ -285,26 +289,30 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     {
         let inner = &*self.inner;
         let gone = inner.take(inner.hash(key), key);
+        // Before the value is cloned, which may panic.
+        inner.tell_of(&gone);
         let value = gone.iter().find(|gone| gone.2 == Cause::Explicit).map(|(_, value, _)| value.clone());
-        inner.tell(&gone);
+        drop(gone);
         value
     }
 
-    /// Lets entries go whose time is over, after having looked at up to `budget` of them in each part of the cache; returns how
-    /// many went.
+    /// Lets entries go whose time is over or that were [cleared](Cache::clear), after having looked at up to `budget` of them in
+    /// each part of the cache; returns how many went.
     ///
     /// Each write does a little of this. A cache that is hardly written to any more keeps what is over until it is called.
     pub fn sweep(&self, budget: usize) -> usize {
         let gone = self.inner.entries.expire(self.inner.now(), budget);
         let mut count = gone.iter().count();
         gone.unseen(|_, unseen| count += unseen as usize);
-        self.inner.tell(&gone);
+        self.inner.tell(gone);
+        self.inner.entries.tidy();
         count
     }
 
     /// Changes how much it may hold. Entries leave at once if it is less than what is there.
     pub fn set_capacity(&self, capacity: u64) {
-        self.inner.tell(&self.inner.entries.set_capacity(capacity));
+        self.inner.tell(self.inner.entries.set_capacity(capacity));
+        self.inner.entries.tidy();
     }
 
     /// Returns how many entries it holds; those that expired and were not yet swept included.

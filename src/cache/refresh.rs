@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::entries::Found;
 use super::fresh::{Claim, State};
 use super::load::Load;
 use super::stats::Count;
@@ -52,13 +53,17 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             return inner.look(hash, key, |found| found.value.clone()).map_or(Asked::Absent, Asked::Value);
         }
         let now = inner.now();
-        let asked = inner.entries.read(hash, key, |found| {
-            let (state, left) = rules.state(found.times, now);
+        let draw = || inner.settings.seeds.next().next();
+        let judge = |found: &Found<'_, K, V>| match rules.state(found.times, now) {
+            (State::Over, _) => None,
+            (State::Good, Some(left)) if rules.is_early(found.times, now, draw) => {
+                Some((State::Due, Some(left)))
+            }
+            state => Some(state),
+        };
+        let asked = inner.entries.read(hash, key, judge, |found, (state, left)| {
             if let Some(left) = left {
                 inner.used(&found, now, left);
-            }
-            if state == State::Over {
-                return (Asked::Absent, true);
             }
             // Cloned before anything is claimed: that is the user's code, and may panic.
             let value = found.value.clone();
@@ -178,7 +183,7 @@ where
     ///
     /// | its age | it is given out | it is loaded |
     /// |---|---|---|
-    /// | up to [`refresh_ahead`](CacheBuilder::refresh_ahead) of its time | at once | not |
+    /// | up to [`refresh_ahead`](CacheBuilder::refresh_ahead) of its time, or until [by chance](CacheBuilder::refresh_early) | at once | not |
     /// | up to its time | at once | by one in the background |
     /// | [`stale_while_revalidate`](CacheBuilder::stale_while_revalidate) more | at once | by one in the background |
     /// | [`stale_if_error`](CacheBuilder::stale_if_error) more | if the load fails, or is slower than [`soft_timeout`](CacheBuilder::soft_timeout) | by one, for all |

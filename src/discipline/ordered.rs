@@ -71,6 +71,14 @@ struct Class<T> {
     codel: Option<Codel>,
 }
 
+/// An entry that was taken out to make room, and where it stood first.
+#[derive(Debug)]
+pub(crate) struct Evicted<T> {
+    pub(crate) entry: Entry<T>,
+    class: usize,
+    flow: usize,
+}
+
 /// How many entries that are too old one pop drops, so that no critical section is long.
 const PRUNE: usize = 8;
 
@@ -130,13 +138,17 @@ impl<T> Ordered<T> {
     #[inline]
     pub(crate) fn push(&mut self, entry: Entry<T>) {
         let number = self.order.class_of(entry.priority);
-        let class = &mut self.classes[number];
+        self.entered(number, &entry);
+        self.classes[number].push(entry);
+    }
+
+    #[inline]
+    fn entered(&mut self, number: usize, entry: &Entry<T>) {
         self.len += 1;
         self.weight += u64::from(entry.weight);
-        if class.len == 0 && number > 0 {
+        if number > 0 && self.classes[number].len == 0 {
             self.turns.activate(number);
         }
-        class.push(entry);
     }
 
     /// Takes the entry to serve at `now`, and hands those that are dropped before it to `gone`.
@@ -186,13 +198,32 @@ impl<T> Ordered<T> {
             match why {
                 Some(why) => gone(entry, why),
                 None => {
-                    let cost = u64::from(entry.weight);
                     self.turns.charge(number, 1);
-                    self.classes[number].turns.charge(flow, cost);
+                    self.classes[number].charge(flow, &entry);
                     return Some(entry);
                 }
             }
         }
+    }
+
+    /// Takes the entry to serve where time does not matter.
+    #[inline]
+    pub(crate) fn pop_untimed(&mut self) -> Option<Entry<T>> {
+        let number = self.next_class()?;
+        let class = &mut self.classes[number];
+        let flow = class.next_flow()?;
+        let entry = class.take(flow, false)?;
+        class.charge(flow, &entry);
+        let is_empty = class.len == 0;
+        self.len -= 1;
+        self.weight -= u64::from(entry.weight);
+        if number > 0 {
+            self.turns.charge(number, 1);
+            if is_empty {
+                self.turns.deactivate(number);
+            }
+        }
+        Some(entry)
     }
 
     /// Takes the next entry as it is, whatever it has waited, to empty the queue.
@@ -221,7 +252,7 @@ impl<T> Ordered<T> {
 
     /// Takes out the oldest entry, where flows are told apart the oldest of the longest flow; `None` if all the places
     /// taken are reserved by classes other than that of `priority`.
-    pub(crate) fn evict_oldest(&mut self, priority: u8) -> Option<Entry<T>> {
+    pub(crate) fn evict_oldest(&mut self, priority: u8) -> Option<Evicted<T>> {
         let own = self.order.class_of(priority);
         let class_numbers = 0..self.classes.len();
         let flows = class_numbers.filter(|number| *number == own || self.is_over_reserve(*number)).flat_map(
@@ -237,18 +268,32 @@ impl<T> Ordered<T> {
         } else {
             flows.min_by_key(|(.., seq)| *seq)?
         };
-        self.remove(number, flow)
+        self.evict(number, flow)
     }
 
     /// Takes out the oldest entry of the lowest class below that of `priority`; `None` if there is none, or it is reserved.
-    pub(crate) fn evict_lowest(&mut self, priority: u8) -> Option<Entry<T>> {
+    pub(crate) fn evict_lowest(&mut self, priority: u8) -> Option<Evicted<T>> {
         let own = self.order.class_of(priority);
         let number = (own + 1..self.classes.len()).rev().find(|number| self.is_over_reserve(*number))?;
         let class = &self.classes[number];
         let heads = class.flows.iter().enumerate();
         let heads = heads.filter_map(|(flow, entries)| Some((entries.front()?.seq, flow)));
         let (_, flow) = heads.min()?;
-        self.remove(number, flow)
+        self.evict(number, flow)
+    }
+
+    fn evict(&mut self, class: usize, flow: usize) -> Option<Evicted<T>> {
+        let entry = self.remove(class, flow)?;
+        Some(Evicted { entry, class, flow })
+    }
+
+    /// Undoes an eviction: the last one first.
+    pub(crate) fn put_back(&mut self, evicted: Evicted<T>) {
+        let Evicted { entry, class: number, flow } = evicted;
+        self.entered(number, &entry);
+        let class = &mut self.classes[number];
+        class.entered(flow);
+        class.flows[flow].push_front(entry);
     }
 
     fn is_over_reserve(&self, class: usize) -> bool {
@@ -256,12 +301,14 @@ impl<T> Ordered<T> {
             > self.order.priorities.as_ref().map_or(0, |priorities| priorities.reserved(class))
     }
 
+    #[inline]
     fn remove(&mut self, number: usize, flow: usize) -> Option<Entry<T>> {
         let entry = self.classes[number].take(flow, false)?;
         self.left(number, &entry);
         Some(entry)
     }
 
+    #[inline]
     fn left(&mut self, number: usize, entry: &Entry<T>) {
         self.len -= 1;
         self.weight -= u64::from(entry.weight);
@@ -270,6 +317,7 @@ impl<T> Ordered<T> {
         }
     }
 
+    #[inline]
     fn next_class(&mut self) -> Option<usize> {
         if self.classes[0].len > 0 {
             return Some(0);
@@ -287,11 +335,16 @@ impl<T> Class<T> {
             // The shortest of its hand.
             hand(entry.key).into_iter().min_by_key(|flow| self.flows[*flow].len()).unwrap_or(0)
         };
-        if self.flows[flow].is_empty() && self.flows.len() > 1 {
+        self.entered(flow);
+        self.flows[flow].push_back(entry);
+    }
+
+    #[inline]
+    fn entered(&mut self, flow: usize) {
+        if self.flows.len() > 1 && self.flows[flow].is_empty() {
             self.turns.activate(flow);
         }
         self.len += 1;
-        self.flows[flow].push_back(entry);
     }
 
     #[inline]
@@ -303,6 +356,14 @@ impl<T> Class<T> {
         self.turns.pick(|flow| flows[flow].front().map_or(0, |entry| entry.weight.into()))
     }
 
+    /// Hears that an entry of the flow was served.
+    #[inline]
+    fn charge(&mut self, flow: usize, entry: &Entry<T>) {
+        if self.flows.len() > 1 {
+            self.turns.charge(flow, entry.weight.into());
+        }
+    }
+
     #[inline]
     fn take(&mut self, flow: usize, newest: bool) -> Option<Entry<T>> {
         let entries = &mut self.flows[flow];
@@ -311,6 +372,7 @@ impl<T> Class<T> {
         Some(entry)
     }
 
+    #[inline]
     fn left(&mut self, flow: usize) {
         self.len -= 1;
         if self.flows.len() > 1 && self.flows[flow].is_empty() {

@@ -67,7 +67,7 @@ pub trait Manager: Send + Sync + 'static {
 
     /// Says whether the connection is known to be broken, without asking anybody. Default: it is not.
     ///
-    /// Called when one comes home, and after a check that was dropped half-way. It must not block.
+    /// Called when one comes home. If it is, those that are idle are checked before they are given out. It must not block.
     fn is_broken(&self, connection: &mut Self::Connection) -> bool {
         let _ = connection;
         false

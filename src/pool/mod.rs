@@ -11,15 +11,21 @@
 
 mod builder;
 mod checkout;
+#[cfg(any(feature = "bb8-09", feature = "deadpool-013", feature = "r2d2-08"))]
+pub mod compat;
 mod core;
 mod drive;
 mod error;
 mod get;
 mod held;
+mod hooks;
 mod job;
+mod keys;
 mod land;
 mod life;
 mod manager;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod shared;
 mod stats;
 
@@ -28,8 +34,11 @@ pub use checkout::Checkout;
 pub use error::{ConnectError, Phase, PoolError, PoolTimeout};
 pub use held::HeldFor;
 pub use manager::{BlockingManager, InPlace, Manager};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresConnection, PostgresManager};
 pub use stats::{PoolSize, PoolStats};
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
@@ -46,7 +55,7 @@ use shared::Shared;
 ///
 /// Clones are handles of one pool, which is [closed](Pool::close_now) when the last one is dropped. Tasks and threads wait
 /// in one line, first come first served, calls of higher [`priority`](Call::priority) before those of lower; nobody passes
-/// it, and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
+/// it, unless it is [built so](PoolBuilder::barging), and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
 /// count as one.
 ///
 /// | | |
@@ -173,14 +182,7 @@ impl<M: Manager> Pool<M> {
         &self,
         call: Call,
     ) -> impl Future<Output = Result<Checkout<'_, M>, PoolError<M::Error>>> + Send {
-        let (shared, at) = (&self.shared, Location::caller());
-        async move {
-            let now = shared.clock.nanos();
-            match shared.first(call, now, at)? {
-                First::Ready(checkout) => Ok(checkout),
-                first => shared.obtain(first, call, now, at).await,
-            }
-        }
+        self.get_at(call, Location::caller())
     }
 
     /// Returns a connection, and blocks this thread until there is one.
@@ -220,14 +222,19 @@ impl<M: Manager> Pool<M> {
     pub fn try_get(&self) -> Result<Checkout<'_, M>, Rejected> {
         let shared = &self.shared;
         let now = shared.clock.nanos();
-        match shared.take_unchecked(now) {
-            Served::Entry(entry) => {
-                let mut checkout = Checkout::new(shared, entry);
-                shared.hand_out(checkout.entry(), now, Location::caller());
-                Ok(checkout)
+        loop {
+            match shared.take_unchecked(now) {
+                Served::Entry(entry) => {
+                    let mut checkout = Checkout::new(shared, entry);
+                    if shared.hand_out(checkout.entry(), now, Location::caller()) {
+                        return Ok(checkout);
+                    }
+                }
+                Served::Closed => return Err(shared.refused(Reason::Closed)),
+                Served::NotYet | Served::Failed | Served::Shed => {
+                    return Err(shared.refused(Reason::NoneIdle));
+                }
             }
-            Served::Closed => Err(shared.refused(Reason::Closed)),
-            Served::NotYet | Served::Failed => Err(shared.refused(Reason::NoneIdle)),
         }
     }
 
@@ -240,7 +247,9 @@ impl<M: Manager> Pool<M> {
     /// longest; in a pool that [looks for leaks](PoolBuilder::leak_after), else nothing.
     pub fn held(&self) -> Vec<HeldFor> {
         let now = self.shared.clock.nanos();
-        self.shared.state().held.all(now)
+        let mut all = self.shared.state().held.all(now);
+        all.sort_by_key(|held| Reverse(held.held));
+        all
     }
 
     /// Returns the manager.

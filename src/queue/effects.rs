@@ -55,6 +55,8 @@ pub(super) enum Look<T> {
     Closed,
     /// It waits, under this key from now on.
     NotYet(usize),
+    /// It waits under this key, and must come again with a waker.
+    NoWaker(usize),
 }
 
 /// What a pusher finds when it looks.
@@ -62,4 +64,6 @@ pub(super) enum PushLook<T> {
     In,
     Refused(T, Reason),
     NotYet,
+    /// It must come again with a waker.
+    NoWaker,
 }

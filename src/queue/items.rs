@@ -14,16 +14,18 @@ use crate::event::DropReason;
 #[repr(C)]
 pub(super) struct Items<T> {
     store: Store<T>,
-    pub(super) capacity: usize,
+    /// Up to so many items, a push has to look at nothing but the room, and a pop at nothing but who is next: the capacity,
+    /// or 0 where there is more to it.
+    pub(super) open: usize,
     /// How many items have come in: the number of the next one.
     seq: u64,
-    /// How many items were popped, or left a plain store by another way; there it is the number of the one at the front.
-    out: u64,
-    /// How many of these were not popped.
-    otherwise: u64,
     /// One item whose time inside is measured, where not all are: its number, and when it came.
-    probe: (u64, u64),
+    probe: u64,
+    probe_came: u64,
     pub(super) max_weight: u64,
+    pub(super) capacity: usize,
+    /// How many items left and were not popped.
+    otherwise: u64,
     pub(super) drain: Drain,
     pub(super) counts: Counts,
 }
@@ -52,12 +54,13 @@ impl<T> Items<T> {
     pub(super) const fn new(capacity: usize) -> Self {
         Self {
             store: Store::Plain(VecDeque::new()),
-            capacity,
+            open: capacity,
             seq: 0,
-            out: 0,
-            otherwise: 0,
-            probe: (NEVER, NEVER),
+            probe: NEVER,
+            probe_came: NEVER,
             max_weight: u64::MAX,
+            capacity,
+            otherwise: 0,
             drain: Drain::new(),
             counts: Counts { refused: 0, dropped: [0; DropReason::COUNT] },
         }
@@ -84,8 +87,16 @@ impl<T> Items<T> {
     }
 
     /// Returns how many items came out to whom popped.
-    pub(super) const fn popped(&self) -> u64 {
-        self.out - self.otherwise
+    pub(super) fn popped(&self) -> u64 {
+        self.seq - self.otherwise - self.len() as u64
+    }
+
+    /// Returns whether it takes no clock, no deadline and no place that is kept for others to put an item in or to take one.
+    pub(super) fn is_easy(&self) -> bool {
+        match &self.store {
+            Store::Plain(_) => true,
+            Store::Ordered(items) => !items.order.needs_time() && !items.keeps_places(),
+        }
     }
 
     /// Returns the order, if it is not plain.
@@ -101,7 +112,8 @@ impl<T> Items<T> {
         let mut ordered = Box::new(Ordered::new(order));
         match &mut self.store {
             Store::Plain(items) => {
-                let entries = items.drain(..).zip(self.out..);
+                let first = self.seq - items.len() as u64;
+                let entries = items.drain(..).zip(first..);
                 entries.for_each(|(item, seq)| ordered.push(Entry { seq, ..Entry::plain(item) }));
             }
             Store::Ordered(items) => {
@@ -172,7 +184,7 @@ impl<T> Items<T> {
     #[inline]
     pub(super) fn put_plain(&mut self, item: T) -> Result<(), T> {
         let Store::Plain(items) = &mut self.store else { return Err(item) };
-        if items.len() >= self.capacity {
+        if items.len() >= self.open {
             return Err(item);
         }
         items.push_back(item);
@@ -180,13 +192,24 @@ impl<T> Items<T> {
         Ok(())
     }
 
+    /// Puts an item in where nothing but the room matters, and there is room; or gives it back.
+    #[inline]
+    pub(super) fn put_easily(&mut self, entry: Entry<T>) -> Result<(), Entry<T>> {
+        if self.len() >= self.open || !self.fits_by_weight(&entry) {
+            return Err(entry);
+        }
+        self.put(entry);
+        Ok(())
+    }
+
     /// Takes the next item at `now`; what is dropped before it goes to `dropped`.
     #[inline]
     pub(super) fn take(&mut self, now: u64, dropped: &mut Vec<(T, DropReason)>) -> Option<Taken<T>> {
         let Store::Ordered(items) = &mut self.store else { return self.take_plain() };
-        let counts = &mut self.counts;
+        let (counts, otherwise) = (&mut self.counts, &mut self.otherwise);
         let entry = items.pop(now, |entry, why| {
             counts.dropped[why as usize] += 1;
+            *otherwise += 1;
             dropped.push((entry.item, why));
         });
         if items.len() == 0 {
@@ -194,7 +217,6 @@ impl<T> Items<T> {
         }
         let is_timed = items.order.needs_time();
         let entry = entry?;
-        self.out += 1;
         let probed = self.measured(entry.seq);
         if is_timed && self.popped() % RATED == 0 {
             self.drain.sample(now, self.popped());
@@ -206,53 +228,91 @@ impl<T> Items<T> {
     pub(super) fn take_plain(&mut self) -> Option<Taken<T>> {
         let Store::Plain(items) = &mut self.store else { return None };
         let item = items.pop_front()?;
-        if items.is_empty() {
+        let left = items.len() as u64;
+        if left == 0 {
             self.drain.idle();
         }
-        let seq = self.out;
-        self.out += 1;
-        Some(Taken { item, since: self.measured(seq) })
+        Some(Taken { item, since: self.measured(self.seq - left - 1) })
     }
 
-    /// Takes out the item that an overflow drops for one of this priority; `None` if there is none.
-    pub(super) fn evict(&mut self, overflow: Overflow, priority: u8) -> Option<(T, DropReason)> {
-        let (item, seq, why) = match &mut self.store {
-            Store::Plain(items) => {
-                let item = items.pop_front()?;
-                self.out += 1;
-                self.otherwise += 1;
-                (item, self.out - 1, DropReason::Oldest)
-            }
-            Store::Ordered(items) if overflow == Overflow::DropLowest => {
-                let entry = items.evict_lowest(priority)?;
-                (entry.item, entry.seq, DropReason::Lowest)
-            }
-            Store::Ordered(items) => {
-                let entry = items.evict_oldest(priority)?;
-                (entry.item, entry.seq, DropReason::Oldest)
-            }
-        };
+    /// Takes the next item where nothing but the order matters.
+    #[inline]
+    pub(super) fn take_easily(&mut self) -> Option<Taken<T>> {
+        let Store::Ordered(items) = &mut self.store else { return self.take_plain() };
+        let entry = items.pop_untimed()?;
+        if items.len() == 0 {
+            self.drain.idle();
+        }
+        Some(Taken { item: entry.item, since: self.measured(entry.seq) })
+    }
+
+    /// Drops what an overflow drops for this entry, until it fits; returns false, and drops nothing, if it would not fit all the
+    /// same.
+    pub(super) fn make_room(
+        &mut self,
+        entry: &Entry<T>,
+        overflow: Overflow,
+        dropped: &mut Vec<(T, DropReason)>,
+    ) -> bool {
+        let mut evicted = Vec::new();
+        while !self.fits(entry) {
+            let first = self.seq - self.len() as u64;
+            let (item, seq, why) = match &mut self.store {
+                Store::Plain(items) => {
+                    let Some(item) = items.pop_front() else { return false };
+                    (item, first, DropReason::Oldest)
+                }
+                Store::Ordered(items) => {
+                    let is_lowest = overflow == Overflow::DropLowest;
+                    let next = if is_lowest {
+                        items.evict_lowest(entry.priority)
+                    } else {
+                        items.evict_oldest(entry.priority)
+                    };
+                    match next {
+                        Some(next) => evicted.push(next),
+                        None => {
+                            evicted.into_iter().rev().for_each(|evicted| items.put_back(evicted));
+                            return false;
+                        }
+                    }
+                    continue;
+                }
+            };
+            self.dropped(item, seq, why, dropped);
+        }
+        let why = if overflow == Overflow::DropLowest { DropReason::Lowest } else { DropReason::Oldest };
+        evicted
+            .into_iter()
+            .for_each(|evicted| self.dropped(evicted.entry.item, evicted.entry.seq, why, dropped));
+        true
+    }
+
+    fn dropped(&mut self, item: T, seq: u64, why: DropReason, dropped: &mut Vec<(T, DropReason)>) {
+        self.otherwise += 1;
+        self.counts.dropped[why as usize] += 1;
         self.measured(seq);
-        Some((item, why))
+        dropped.push((item, why));
     }
 
     /// Takes out all items of which `is_gone` says so, if they are not in a plain order.
     pub(super) fn extract(&mut self, is_gone: impl Fn(&T) -> bool, mut gone: impl FnMut(T)) {
+        let otherwise = &mut self.otherwise;
         if let Store::Ordered(items) = &mut self.store {
-            items.extract(is_gone, |entry| gone(entry.item));
+            items.extract(is_gone, |entry| {
+                *otherwise += 1;
+                gone(entry.item);
+            });
         }
     }
 
     /// Takes out all that is inside.
     pub(super) fn drain_all(&mut self) -> Vec<T> {
-        self.probe = (NEVER, NEVER);
+        self.probe = NEVER;
         self.drain.idle();
+        self.otherwise += self.len() as u64;
         match &mut self.store {
-            Store::Plain(items) => {
-                self.out += items.len() as u64;
-                self.otherwise += items.len() as u64;
-                items.drain(..).collect()
-            }
+            Store::Plain(items) => items.drain(..).collect(),
             Store::Ordered(items) => std::iter::from_fn(|| items.pop_any()).map(|entry| entry.item).collect(),
         }
     }
@@ -261,26 +321,27 @@ impl<T> Items<T> {
     /// the clock is read outside the lock.
     #[inline]
     pub(super) fn probe(&mut self) -> Option<u64> {
-        if self.seq % SAMPLED != 1 || self.probe.0 != NEVER {
+        if self.seq % SAMPLED != 1 || self.probe != NEVER {
             return None;
         }
-        self.probe = (self.seq - 1, NEVER);
-        Some(self.probe.0)
+        (self.probe, self.probe_came) = (self.seq - 1, NEVER);
+        Some(self.probe)
     }
 
     /// Notes when the measured item came in, unless it has left already.
     pub(super) fn came_at(&mut self, seq: u64, now: u64) {
-        if self.probe.0 == seq {
-            self.probe.1 = now;
+        if self.probe == seq {
+            self.probe_came = now;
         }
     }
 
     /// Hears that an item leaves; returns when it came, if that was noted.
     #[inline]
     fn measured(&mut self, seq: u64) -> u64 {
-        if seq != self.probe.0 {
+        if seq != self.probe {
             return NEVER;
         }
-        std::mem::replace(&mut self.probe, (NEVER, NEVER)).1
+        self.probe = NEVER;
+        self.probe_came
     }
 }

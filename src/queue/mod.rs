@@ -30,7 +30,12 @@ use crate::error::{BadSetting, Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{DropReason, Event, Hook};
 use crate::histogram::Histogram;
 use crate::setters::setters;
-use crate::sync::{Short, const_fn};
+#[cfg(not(floodwall_loom))]
+use crate::short::Short;
+// The lock has a model of its own: one that looks again and again has too many orders for others.
+#[cfg(floodwall_loom)]
+use crate::sync::Mutex as Short;
+use crate::sync::const_fn;
 
 use effects::Effects;
 pub use error::{PopError, PushError};
@@ -317,6 +322,7 @@ impl<T> Queue<T> {
         change(&mut order);
         let is_timed = order.needs_time();
         state.items.reorder(order);
+        state.reopen();
         drop(state);
         self.is_timed = is_timed;
         self
@@ -370,6 +376,7 @@ impl<T> Queue<T> {
         let (now, mut effects) = (self.now(), Effects::none());
         let mut state = self.state.lock();
         change(&mut state);
+        state.reopen();
         state.refuse_too_heavy(&mut effects);
         state.settle(now, &mut effects);
         drop(state);

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::effects::{Effects, PushLook, Pushed};
-use super::{Entry, Event, PushError, Queue, Reason};
+use super::{Entry, Event, Overflow, PushError, Queue, Reason};
 use crate::call::Call;
 use crate::clock::{NEVER, Sleep};
 
@@ -19,17 +19,23 @@ pub struct Push<'a, T> {
     /// Before it waits.
     item: Option<T>,
     call: Call,
-    /// Since it waits.
+    /// Once there was no room; most never wait, and a future that has nothing to drop is a cheap one.
+    wait: Option<Waiting<'a, T>>,
+}
+
+struct Waiting<'a, T> {
+    queue: &'a Queue<T>,
+    /// While it stands in the line.
     key: Option<usize>,
-    /// Since it waits with a deadline; most never do.
+    /// Since it waits with a deadline.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// An item is moved in and out, and never pinned.
 impl<T> Unpin for Push<'_, T> {}
 
-impl<T> Drop for Push<'_, T> {
-    #[inline]
+impl<T> Drop for Waiting<'_, T> {
+    #[inline(never)]
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             drop(leave(self.queue, key));
@@ -39,7 +45,7 @@ impl<T> Drop for Push<'_, T> {
 
 impl<'a, T> Push<'a, T> {
     pub(super) const fn new(queue: &'a Queue<T>, item: T, call: Call) -> Self {
-        Self { queue, item: Some(item), call, key: None, sleep: None }
+        Self { queue, item: Some(item), call, wait: None }
     }
 
     /// Gives up, and returns the item unless it is in the queue already.
@@ -56,7 +62,7 @@ impl<'a, T> Push<'a, T> {
     /// assert_eq!(push.cancel(), Some(2));
     /// ```
     pub fn cancel(&mut self) -> Option<T> {
-        match self.key.take() {
+        match self.wait.as_mut().and_then(|wait| wait.key.take()) {
             Some(key) => leave(self.queue, key),
             None => self.item.take(),
         }
@@ -77,19 +83,38 @@ impl<T> Future for Push<'_, T> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let pushed = poll_room(this.queue, &mut this.item, this.call, &mut this.key, context);
-        if pushed.is_ready() || this.call.deadline == NEVER {
-            return pushed;
+        if self.wait.is_none() {
+            let item = self.item.take().expect("a push that has ended is not polled again");
+            match self.queue.push_fast(item, self.call) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(item) => self.item = Some(item),
+            }
         }
-        this.poll_deadline(context)
+        self.wait(context)
     }
 }
 
 impl<T> Push<'_, T> {
+    #[inline(never)]
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PushError<T>>> {
+        let queue = self.queue;
+        let wait = self.wait.get_or_insert_with(|| Waiting { queue, key: None, sleep: None });
+        let pushed = wait_for_room(queue, &mut self.item, self.call, &mut wait.key, context);
+        let pushed = match pushed {
+            Poll::Pending if self.call.deadline != NEVER => wait.poll_deadline(self.call.deadline, context),
+            pushed => pushed,
+        };
+        if pushed.is_ready() {
+            self.wait = None;
+        }
+        pushed
+    }
+}
+
+impl<T> Waiting<'_, T> {
     #[cold]
-    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PushError<T>>> {
-        let (queue, deadline) = (self.queue, self.call.deadline);
+    fn poll_deadline(&mut self, deadline: u64, context: &mut Context<'_>) -> Poll<Result<(), PushError<T>>> {
+        let queue = self.queue;
         if queue.clock.nanos() < deadline {
             let sleep = || Box::pin(queue.clock.sleep_until_nanos(deadline));
             ready!(self.sleep.get_or_insert_with(sleep).as_mut().poll(context));
@@ -115,27 +140,8 @@ impl<T> Push<'_, T> {
 }
 
 /// Puts the item in, or waits for room in the place that `key` has in the line.
-///
-/// Inlined as far as an item goes in at once, so that no error, which is large, is made room for where there is none.
-#[inline]
-pub(super) fn poll_room<T>(
-    queue: &Queue<T>,
-    item: &mut Option<T>,
-    call: Call,
-    key: &mut Option<usize>,
-    context: &mut Context<'_>,
-) -> Poll<Result<(), PushError<T>>> {
-    if key.is_none() {
-        match queue.push_fast(item.take().expect("a push that has ended is not polled again")) {
-            Ok(()) => return Poll::Ready(Ok(())),
-            Err(back) => *item = Some(back),
-        }
-    }
-    wait_for_room(queue, item, call, key, context)
-}
-
 #[inline(never)]
-fn wait_for_room<T>(
+pub(super) fn wait_for_room<T>(
     queue: &Queue<T>,
     item: &mut Option<T>,
     call: Call,
@@ -145,9 +151,10 @@ fn wait_for_room<T>(
     let Some(place) = *key else {
         let Some(item) = item.take() else { return Poll::Pending };
         let mut entry = queue.entry(item, call);
-        // First without a waker, which costs more than the rest; not where it would be counted twice.
-        if !queue.by_priority {
-            entry = match queue.push_entry(entry, true) {
+        // First without a waker, which costs more than the rest; but not where it would be counted twice, or was looked at.
+        let was_looked_at = queue.is_plain && queue.overflow == Overflow::Wait;
+        if !queue.by_priority && !was_looked_at {
+            entry = match queue.push_slow(entry, true) {
                 Pushed::In => return Poll::Ready(Ok(())),
                 Pushed::Full(entry) => entry,
                 Pushed::Refused(entry, reason) => {
@@ -162,12 +169,17 @@ fn wait_for_room<T>(
         };
         return Poll::Pending;
     };
-    // Cloned and dropped outside the lock: wakers are user code.
-    let mut waker = Some(context.waker().clone());
-    let look = queue.state.lock().look_pusher(place, &mut waker);
-    drop(waker);
+    // Cloned and dropped outside the lock: wakers are user code. Who comes again is mostly inside, and needs none.
+    let mut waker = None;
+    let look = loop {
+        let look = queue.state.lock().look_pusher(place, context.waker(), &mut waker);
+        match look {
+            PushLook::NoWaker => waker = Some(context.waker().clone()),
+            look => break look,
+        }
+    };
     let result = match look {
-        PushLook::NotYet => return Poll::Pending,
+        PushLook::NotYet | PushLook::NoWaker => return Poll::Pending,
         PushLook::In => {
             queue.hook.emit(Event::Admitted);
             Ok(())

@@ -65,27 +65,45 @@ impl<T> State<T> {
         }
     }
 
-    /// Puts an item into a plain store with room, at which nobody waits to push; else gives it back. Returns whom to wake.
-    #[inline]
-    pub(super) fn push_plain(&mut self, item: T) -> Result<Option<Waker>, T> {
-        if self.pushers.queued() > 0 || self.is_closed {
-            return Err(item);
-        }
-        self.items.put_plain(item)?;
-        if self.poppers.queued() == 0 {
-            return Ok(None);
-        }
-        Ok(self.grant_one())
+    /// Says anew whether pushes and pops have it easy. It ends whatever changes what that depends on.
+    pub(super) fn reopen(&mut self) {
+        self.items.open = if self.is_easy() { self.items.capacity } else { 0 };
     }
 
-    /// Takes an item, if there is one, from a plain store at which nobody waits to push.
+    /// Returns whether a push has to look at the room only, and a pop at who is next: nobody waits whom a push must not
+    /// pass, or whom a pop lets in. Closed, a push is refused, and the last pop has others to wake.
+    fn is_easy(&self) -> bool {
+        self.pushers.queued() == 0 && !self.is_closed && self.threshold.is_none() && self.items.is_easy()
+    }
+
+    /// Puts an item into a plain store that has room; else gives it back. Returns whom to wake.
+    #[inline]
+    pub(super) fn push_plain(&mut self, item: T) -> Result<Option<Waker>, T> {
+        debug_assert_eq!(self.items.open > 0, self.is_easy());
+        self.items.put_plain(item)?;
+        Ok(if self.poppers.queued() == 0 { None } else { self.grant_one() })
+    }
+
+    /// Puts an item in if that is easy and there is room; else gives it back. Returns whom to wake.
+    #[inline]
+    pub(super) fn push_easily(&mut self, entry: Entry<T>) -> Result<Option<Waker>, Entry<T>> {
+        debug_assert_eq!(self.items.open > 0, self.is_easy());
+        self.items.put_easily(entry)?;
+        Ok(if self.poppers.queued() == 0 { None } else { self.grant_one() })
+    }
+
+    /// Takes the next item of a plain store if that is easy; `None` if it is not.
     #[inline]
     pub(super) fn pop_plain(&mut self) -> Option<Option<Taken<T>>> {
-        // Closed, the last one has others to wake.
-        if self.pushers.queued() > 0 || self.is_closed {
-            return None;
-        }
-        Some(self.items.take_plain())
+        debug_assert_eq!(self.items.open > 0, self.is_easy());
+        (self.items.open > 0).then(|| self.items.take_plain())
+    }
+
+    /// Takes the next item if that is easy; `None` if it is not, or there is none.
+    #[inline]
+    pub(super) fn pop_easily(&mut self) -> Option<Taken<T>> {
+        debug_assert_eq!(self.items.open > 0, self.is_easy());
+        if self.items.open > 0 { self.items.take_easily() } else { None }
     }
 
     /// Puts an item in, makes room for it, or says why not; `waits` if its pusher would wait.
@@ -116,11 +134,7 @@ impl<T> State<T> {
                 return Pushed::In;
             }
             Overflow::DropOldest | Overflow::DropLowest => {
-                while !self.items.fits(&entry) {
-                    let Some((item, why)) = self.items.evict(overflow, entry.priority) else { break };
-                    self.drop_item(item, why, effects);
-                }
-                if self.items.fits(&entry) {
+                if self.items.make_room(&entry, overflow, &mut effects.dropped) {
                     return self.let_in(entry, effects);
                 }
             }
@@ -214,6 +228,7 @@ impl<T> State<T> {
     /// Tells a pusher that waits that its item does not get in.
     fn refuse(&mut self, key: usize, reason: Reason, effects: &mut Effects<T>) {
         self.pushers.unqueue(key);
+        self.reopen();
         if let Some(pusher) = self.pushers.get_mut(key) {
             pusher.refused = Some(reason);
             self.items.counts.refused += 1;
@@ -252,13 +267,11 @@ impl<T> State<T> {
             }
         }
         self.grant(effects);
-        if self.is_over() {
-            self.wake_poppers(effects);
-        }
     }
 
     fn move_in(&mut self, key: usize, now: u64, effects: &mut Effects<T>) {
         self.pushers.unqueue(key);
+        self.reopen();
         let Some(pusher) = self.pushers.get_mut(key) else { return };
         effects.wake(pusher.waker.take());
         if let Some(entry) = pusher.entry.take() {
@@ -277,6 +290,7 @@ impl<T> State<T> {
     }
 
     /// Grants an item to the next popper, if there are both; returns whom to wake.
+    #[inline(never)]
     fn grant_one(&mut self) -> Option<Waker> {
         if self.items.len() <= self.granted {
             return None;
@@ -301,18 +315,22 @@ impl<T> State<T> {
         self.poppers.push_back(Popper { waker, is_granted: false })
     }
 
-    /// Lets a waiting popper look; puts `waker` in place of its own one if it must go on waiting.
+    /// Lets a waiting popper look, whose waker is `current`. If it must go on waiting and has another one, it is given
+    /// `waker`; without one, it comes again with one.
     pub(super) fn look(
         &mut self,
         key: usize,
         now: u64,
+        current: &Waker,
         waker: &mut Option<Waker>,
         effects: &mut Effects<T>,
     ) -> Look<T> {
         let Some(popper) = self.poppers.get_mut(key) else { return Look::Closed };
-        if popper.is_granted {
-            self.poppers.remove(key);
-            self.granted -= 1;
+        // Closed, what is there is for whoever comes: not all come who were woken for it.
+        if popper.is_granted || self.is_closed {
+            let popper = self.poppers.remove(key);
+            self.granted -= usize::from(popper.as_ref().is_some_and(|popper| popper.is_granted));
+            effects.unused = popper.and_then(|popper| popper.waker);
             if let Some(taken) = self.pop(now, effects) {
                 return Look::Taken(taken);
             }
@@ -321,15 +339,15 @@ impl<T> State<T> {
             }
             // What was there has been taken by others, or dropped: it keeps its place at the head of the line.
             let first = if self.wakes_newest { None } else { self.poppers.first() };
-            let popper = Popper { waker: waker.take(), is_granted: false };
-            return Look::NotYet(self.poppers.push_before(first, popper));
+            let waker = waker.take();
+            let look = if waker.is_some() { Look::NotYet } else { Look::NoWaker };
+            return look(self.poppers.push_before(first, Popper { waker, is_granted: false }));
         }
-        if self.is_over() {
-            effects.unused = self.poppers.remove(key).and_then(|popper| popper.waker);
-            return Look::Closed;
+        let own = &mut self.poppers.get_mut(key).expect("found above").waker;
+        match is_told(own, current, waker) {
+            true => Look::NotYet(key),
+            false => Look::NoWaker(key),
         }
-        std::mem::swap(&mut self.poppers.get_mut(key).expect("found above").waker, waker);
-        Look::NotYet(key)
     }
 
     /// Takes a popper out that has waited long enough; what it was granted it may still take.
@@ -354,21 +372,26 @@ impl<T> State<T> {
             (next, last) = (Some(key), self.pushers.before(key));
         }
         let pusher = Pusher { entry: Some(entry), waker: Some(waker), refused: None };
-        self.pushers.push_before(next, pusher)
+        let key = self.pushers.push_before(next, pusher);
+        self.reopen();
+        key
     }
 
-    /// Lets a waiting pusher look; puts `waker` in place of its own one if it must go on waiting.
-    pub(super) fn look_pusher(&mut self, key: usize, waker: &mut Option<Waker>) -> PushLook<T> {
+    /// Lets a waiting pusher look, as [`look`](Self::look) does a popper.
+    pub(super) fn look_pusher(
+        &mut self,
+        key: usize,
+        current: &Waker,
+        waker: &mut Option<Waker>,
+    ) -> PushLook<T> {
         let Some(pusher) = self.pushers.get_mut(key) else { return PushLook::In };
         match (&pusher.entry, pusher.refused) {
             (None, _) => {
                 self.pushers.remove(key);
                 PushLook::In
             }
-            (Some(_), None) => {
-                std::mem::swap(&mut pusher.waker, waker);
-                PushLook::NotYet
-            }
+            (Some(_), None) if is_told(&mut pusher.waker, current, waker) => PushLook::NotYet,
+            (Some(_), None) => PushLook::NoWaker,
             (Some(_), Some(reason)) => match self.pushers.remove(key).and_then(|pusher| pusher.entry) {
                 Some(entry) => PushLook::Refused(entry.item, reason),
                 None => PushLook::In,
@@ -384,19 +407,29 @@ impl<T> State<T> {
         effects: &mut Effects<T>,
     ) -> (Option<T>, Option<Waker>) {
         let Some(pusher) = self.pushers.remove(key) else { return (None, None) };
+        self.reopen();
         // With the first one gone, the second may fit.
         self.settle(now, effects);
         (pusher.entry.map(|entry| entry.item), pusher.waker)
     }
 
-    /// Lets nothing in any more. Pushers that wait are refused; poppers get what is left.
+    /// Lets nothing in any more. Pushers that wait are refused; poppers look once more, and get what is left.
     pub(super) fn close(&mut self, effects: &mut Effects<T>) {
         self.is_closed = true;
+        self.reopen();
         while let Some(key) = self.pushers.first() {
             self.refuse(key, Reason::Closed, effects);
         }
-        if self.is_over() {
-            self.wake_poppers(effects);
-        }
+        self.wake_poppers(effects);
     }
+}
+
+/// Returns whether `own` wakes whom `current` does; if it is another one, puts `waker` in its place, if there is one.
+fn is_told(own: &mut Option<Waker>, current: &Waker, waker: &mut Option<Waker>) -> bool {
+    if own.as_ref().is_some_and(|own| own.will_wake(current)) {
+        return true;
+    }
+    // The old one is dropped outside the lock.
+    std::mem::swap(own, waker);
+    own.is_some()
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use futures_sink::Sink;
@@ -104,7 +104,12 @@ impl<P: Deref<Target = Queue<T>>, T> Stream for QueueStream<P, T> {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         let this = self.project();
-        pop::poll_item(this.queue, this.key, context).map(Result::ok)
+        if this.key.is_none() {
+            if let Some(Ok(item)) = this.queue.pop_fast() {
+                return Poll::Ready(Some(item));
+            }
+        }
+        pop::wait_for_item(this.queue, this.key, context).map(Result::ok)
     }
 }
 
@@ -127,8 +132,13 @@ impl<P: Deref<Target = Queue<T>>, T> Sink<T> for QueueSink<P, T> {
         if this.item.is_none() && this.key.is_none() {
             return Poll::Ready(Ok(()));
         }
-        ready!(push::poll_room(this.queue, this.item, Call::new(), this.key, context))?;
-        Poll::Ready(Ok(()))
+        if let Some(item) = this.item.take() {
+            match this.queue.push_fast(item, Call::new()) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(item) => *this.item = Some(item),
+            }
+        }
+        push::wait_for_room(this.queue, this.item, Call::new(), this.key, context)
     }
 
     fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), PushError<T>>> {

@@ -1,5 +1,6 @@
 //! Pushing and popping.
 
+use std::task::Waker;
 use std::time::Duration;
 
 use super::effects::{Effects, Pushed, Taken};
@@ -27,9 +28,18 @@ impl<T> Queue<T> {
     /// queue [minds](Self::drop_expired); if it is [shed](Self::admit_by_priority).
     #[inline]
     pub fn try_push_for(&self, item: T, call: Call) -> Result<(), PushError<T>> {
-        match self.push_fast(item) {
+        match self.push_fast(item, call) {
             Ok(()) => Ok(()),
-            Err(item) => self.push_slow(self.entry(item, call)),
+            Err(item) => self.push_or_refuse(item, call),
+        }
+    }
+
+    #[inline(never)]
+    fn push_or_refuse(&self, item: T, call: Call) -> Result<(), PushError<T>> {
+        match self.push_slow(self.entry(item, call), false) {
+            Pushed::In => Ok(()),
+            Pushed::Full(entry) => Err(self.refused(entry.item, Reason::QueueFull)),
+            Pushed::Refused(entry, reason) => Err(self.refused(entry.item, reason)),
         }
     }
 
@@ -80,7 +90,7 @@ impl<T> Queue<T> {
     /// As [`push_for`](Self::push_for).
     #[inline]
     pub fn push_blocking_for(&self, item: T, call: Call) -> Result<(), PushError<T>> {
-        match self.push_fast(item) {
+        match self.push_fast(item, call) {
             Ok(()) => Ok(()),
             Err(item) => self.push_patiently(item, call),
         }
@@ -91,7 +101,7 @@ impl<T> Queue<T> {
         // Where priorities are counted to tell which to admit, it is counted once; and who has a deadline may have little time.
         if !self.by_priority && call.deadline == NEVER {
             let mut entry = Some(self.entry(item, call));
-            let pushed = patiently(|| match self.push_entry(entry.take()?, true) {
+            let pushed = patiently(|| match self.push_slow(entry.take()?, true) {
                 Pushed::Full(back) => {
                     entry = Some(back);
                     None
@@ -190,16 +200,37 @@ impl<T> Queue<T> {
         Entry { item, weight, priority: call.priority, key, at: 0, deadline: call.deadline, seq: 0 }
     }
 
-    /// Pushes where nothing but the room matters.
+    /// Pushes where nothing but the room matters, and there is some.
     #[inline]
-    pub(super) fn push_fast(&self, item: T) -> Result<(), T> {
+    pub(super) fn push_fast(&self, item: T, call: Call) -> Result<(), T> {
         if !self.is_plain {
-            return Err(item);
+            return self.push_easily(item, call);
         }
         let mut state = self.state.lock();
         let waker = state.push_plain(item)?;
         let probe = state.items.probe();
         drop(state);
+        self.pushed(waker, probe);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn push_easily(&self, item: T, call: Call) -> Result<(), T> {
+        if self.is_timed {
+            return Err(item);
+        }
+        let entry = self.entry(item, call);
+        let mut state = self.state.lock();
+        let waker = state.push_easily(entry).map_err(|entry| entry.item)?;
+        let probe = state.items.probe();
+        drop(state);
+        self.pushed(waker, probe);
+        Ok(())
+    }
+
+    /// Does what is left once an item is in.
+    #[inline]
+    fn pushed(&self, waker: Option<Waker>, probe: Option<u64>) {
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -207,7 +238,6 @@ impl<T> Queue<T> {
             self.probe(seq);
         }
         self.hook.emit(Event::Admitted);
-        Ok(())
     }
 
     #[cold]
@@ -218,16 +248,7 @@ impl<T> Queue<T> {
     }
 
     #[inline(never)]
-    fn push_slow(&self, entry: Entry<T>) -> Result<(), PushError<T>> {
-        match self.push_entry(entry, false) {
-            Pushed::In => Ok(()),
-            Pushed::Full(entry) => Err(self.refused(entry.item, Reason::QueueFull)),
-            Pushed::Refused(entry, reason) => Err(self.refused(entry.item, reason)),
-        }
-    }
-
-    #[inline]
-    pub(super) fn push_entry(&self, mut entry: Entry<T>, waits: bool) -> Pushed<T> {
+    pub(super) fn push_slow(&self, mut entry: Entry<T>, waits: bool) -> Pushed<T> {
         let (now, mut effects) = (self.now(), Effects::none());
         entry.at = now;
         let mut state = self.state.lock();
@@ -235,13 +256,8 @@ impl<T> Queue<T> {
         let probe = if self.is_timed { None } else { state.items.probe() };
         drop(state);
         self.follow_up(effects);
-        if let Some(seq) = probe {
-            self.probe(seq);
-        }
         if let Pushed::In = pushed {
-            self.hook.emit(Event::Admitted);
-            // Said anew: the other answers are large, and would be copied with it.
-            return Pushed::In;
+            self.pushed(None, probe);
         }
         pushed
     }
@@ -260,22 +276,26 @@ impl<T> Queue<T> {
         PushError::new(item, rejected)
     }
 
-    /// Pops where nothing but the order of coming matters.
+    /// Pops where nothing but the order matters.
     #[inline]
     pub(super) fn pop_fast(&self) -> Option<Result<T, PopError>> {
         if !self.is_plain {
-            return None;
+            return self.pop_easily().map(Ok);
         }
         let popped = self.state.lock().pop_plain();
         match popped? {
-            Some(Taken { item, since }) => {
-                if since != NEVER {
-                    self.measure(since, 0);
-                }
-                Some(Ok(item))
-            }
+            Some(taken) => Some(Ok(self.delivered(taken, 0))),
             None => Some(Err(PopError::Empty)),
         }
+    }
+
+    #[inline(never)]
+    fn pop_easily(&self) -> Option<T> {
+        if self.is_timed {
+            return None;
+        }
+        let taken = self.state.lock().pop_easily()?;
+        Some(self.delivered(taken, 0))
     }
 
     #[inline(never)]
@@ -293,16 +313,22 @@ impl<T> Queue<T> {
         }
     }
 
+    #[inline]
     pub(super) fn delivered(&self, taken: Taken<T>, now: u64) -> T {
         self.measure(taken.since, now);
         taken.item
     }
 
     /// Notes how long an item was inside; where `now` was not read, reads it.
+    #[inline]
     pub(super) fn measure(&self, since: u64, now: u64) {
-        if since == NEVER {
-            return;
+        if since != NEVER {
+            self.note_wait(since, now);
         }
+    }
+
+    #[inline(never)]
+    fn note_wait(&self, since: u64, now: u64) {
         let end = if self.is_timed { now } else { self.clock.nanos() };
         self.waits.record(Duration::from_nanos(end.saturating_sub(since)));
         if !self.is_timed {

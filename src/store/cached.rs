@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::bus::Bus;
 use super::in_step::InStep;
-use super::lanes::Lanes;
+use super::tracks::Tracks;
 use super::{Batch, Store, Write};
 use crate::cache::{Cache, Invalidation};
 use crate::error::{Error, Rejected};
@@ -83,7 +83,7 @@ pub(super) struct Inner<K, V, S, B> {
     pub(super) cache: Cache<K, Option<V>>,
     store: S,
     writing: Writing,
-    pub(super) lanes: Lanes,
+    pub(super) tracks: Tracks,
     hasher: RandomState,
     pub(super) bus: B,
     /// With a bus only.
@@ -136,8 +136,8 @@ where
     }
 
     fn new(cache: Cache<K, Option<V>>, store: S, writing: Writing) -> Self {
-        let (lanes, hasher) = (Lanes::new(), RandomState::new());
-        let inner = Inner { cache, store, writing, lanes, hasher, bus: (), in_step: None };
+        let (tracks, hasher) = (Tracks::new(), RandomState::new());
+        let inner = Inner { cache, store, writing, tracks, hasher, bus: (), in_step: None };
         Self { inner: Arc::new(inner) }
     }
 
@@ -156,9 +156,9 @@ where
         let Some(inner) = Arc::into_inner(self.inner) else {
             panic!("bus: to be set before there are clones")
         };
-        let Inner { cache, store, writing, lanes, hasher, bus: (), in_step: _ } = inner;
+        let Inner { cache, store, writing, tracks, hasher, bus: (), in_step: _ } = inner;
         let in_step = Some(InStep::new(cache.clock().clone()));
-        CachedStore { inner: Arc::new(Inner { cache, store, writing, lanes, hasher, bus, in_step }) }
+        CachedStore { inner: Arc::new(Inner { cache, store, writing, tracks, hasher, bus, in_step }) }
     }
 }
 
@@ -177,7 +177,7 @@ where
     ///
     /// When the store calls it from one of them.
     pub async fn flush(&self) -> Result<(), Rejected> {
-        self.inner.lanes.settle_all().await?;
+        self.inner.tracks.settle_all().await?;
         self.inner.resend().await;
         Ok(())
     }
@@ -199,7 +199,7 @@ where
         Fut: Future<Output = T> + Send + 'static,
     {
         let inner = &*self.inner;
-        let held = inner.lanes.take(writes.iter().map(|write| inner.lane(&write.0)).collect()).await?;
+        let held = inner.tracks.take(writes.iter().map(|write| inner.track(&write.0)).collect()).await?;
         let writes: Arc<[_]> = writes.into();
         let work = make(Arc::clone(&self.inner), Arc::clone(&writes));
         Ok(held.run(work, || writes.iter().for_each(|write| drop(inner.cache.remove(&write.0)))).await)
@@ -233,7 +233,7 @@ impl<K, V, S, B> CachedStore<K, V, S, B> {
 }
 
 impl<K: Hash, V, S, B> Inner<K, V, S, B> {
-    pub(super) fn lane(&self, key: &K) -> u64 {
+    pub(super) fn track(&self, key: &K) -> u64 {
         self.hasher.hash_one(key)
     }
 }
@@ -253,7 +253,7 @@ where
     /// Lets the cache know how a write ended. Loads that began before it ended well are overtaken, whatever the strategy.
     fn apply(&self, (key, value, _): &Owned<K, V>, is_written: bool, began: u64) {
         let overtaken =
-            || self.in_step.as_ref().is_some_and(|others| others.is_overtaken(self.lane(key), began));
+            || self.in_step.as_ref().is_some_and(|others| others.is_overtaken(self.track(key), began));
         let holds = match self.writing {
             Writing::Invalidating => false,
             _ if !is_written => return,
@@ -285,7 +285,7 @@ where
     }
 
     async fn load(&self, key: &K) -> Result<Option<V>, Error<S::Error>> {
-        self.lanes.settle(self.lane(key)).await?;
+        self.tracks.settle(self.track(key)).await?;
         self.store.load(key).await.map_err(Error::Inner)
     }
 
@@ -296,7 +296,7 @@ where
         failed: &Failed<K, S::Error>,
     ) -> Result<Vec<(K, Option<V>)>, Error<S::Error>> {
         for key in &keys {
-            self.lanes.settle(self.lane(key)).await?;
+            self.tracks.settle(self.track(key)).await?;
         }
         let results = self.store.load_many(&keys.iter().collect::<Vec<_>>()).await.map_err(Error::Inner)?;
         assert!(results.len() == keys.len(), "load_many: a result for each key");

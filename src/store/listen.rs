@@ -48,7 +48,7 @@ where
                 }
             });
             // A write whose caller was dropped is told of when it has ended, and maybe nobody else comes to its key.
-            let mut settle = pin!(inner.lanes.settle_always());
+            let mut settle = pin!(inner.tracks.settle_always());
             poll_fn(|context| {
                 let _ = settle.as_mut().poll(context);
                 hear.as_mut().poll(context)
@@ -90,7 +90,7 @@ impl<K: Hash + Eq + Clone, V, S, B> Inner<K, V, S, B> {
 
     fn hear(&self, message: Message<K>) {
         let Some(others) = &self.in_step else { return };
-        if let Some(what) = others.hear(message, |key| self.lane(key)) {
+        if let Some(what) = others.hear(message, |key| self.track(key)) {
             self.cache.apply(what);
         }
     }

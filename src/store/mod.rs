@@ -12,7 +12,6 @@ mod in_step;
 #[cfg(feature = "journal")]
 #[cfg_attr(docsrs, doc(cfg(feature = "journal")))]
 pub mod journal;
-mod lanes;
 mod listen;
 mod memory;
 mod offload;
@@ -20,6 +19,7 @@ mod offload;
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod tracks;
 
 pub use behind::{
     Backlog, DeadLetter, Unwritten, WhenFull, WriteBehind, WriteBehindBuilder, WriteBehindError,

@@ -1,5 +1,5 @@
 //! Models of what threads share, in every order that three preemptions allow:
-//! `RUSTFLAGS="--cfg floodwall_loom" cargo test --test loom --release`.
+//! `RUSTFLAGS="--cfg floodwall_loom" cargo test --test loom --release --features journal`.
 //!
 //! loom fails a model on a deadlock, so "it is woken" is proved by the model's end. Clocks move while threads run: with
 //! a clock that stands still, a time that was read too early is never caught.
@@ -9,10 +9,14 @@ mod breaker;
 mod cache;
 mod cached_store;
 mod flight;
+#[cfg(feature = "journal")]
+mod journal;
+mod keyed_pool;
 mod limit;
 mod pool;
 mod queue;
 mod shard;
+mod short;
 mod waiting_room;
 mod workers;
 
@@ -30,6 +34,21 @@ use floodwall::{
 };
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
+
+/// What `src/short.rs` finds under this name in its own crate.
+mod sync {
+    pub(crate) use loom::cell::UnsafeCell as Guarded;
+    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
+
+    pub(crate) fn wait_for_lock(_: u32) {
+        loom::thread::yield_now();
+    }
+
+    macro_rules! const_fn {
+        ($($item:tt)*) => { $($item)* };
+    }
+    pub(crate) use const_fn;
+}
 
 fn model(check: impl Fn() + Send + Sync + 'static) {
     model_of(3, check);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read};
 use std::sync::{Arc, Mutex};
 
-use floodwall::store::journal::{Disk, DiskFile};
+use floodwall::store::journal::{Disk, DiskFile, Journal, JournalBuilder, Kind, Recovery};
 
 pub(crate) const SECTOR: usize = 512;
 
@@ -357,4 +357,20 @@ impl DiskFile for OpenFile {
         file.on_disk[clean..].copy_from_slice(&file.cached[clean..]);
         Ok(())
     }
+}
+
+pub(crate) fn small() -> JournalBuilder {
+    Journal::builder().segment_bytes(4096)
+}
+
+pub(crate) fn open(disk: &FaultyDisk) -> (Journal, Recovery) {
+    small().open_on(disk.clone()).unwrap()
+}
+
+pub(crate) fn put(journal: &Journal, key: &str, value: &str) -> u64 {
+    journal.append_blocking(Kind::Put, key.as_bytes(), value.as_bytes()).unwrap()
+}
+
+pub(crate) fn values(recovery: &Recovery) -> Vec<String> {
+    recovery.records.iter().map(|record| String::from_utf8(record.value.clone()).unwrap()).collect()
 }

@@ -204,6 +204,25 @@ impl Case {
         })
     }
 
+    /// Adds a peer of which one operation moves `items` items and returns what that took from the processor: that is its
+    /// time, however long it had to wait.
+    pub fn peer_by_processor(
+        self,
+        name: &'static str,
+        items: u64,
+        operation: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        self.add(name, move |start| {
+            start.line.wait();
+            let (begin, mut took, mut operations) = (Instant::now(), Duration::ZERO, 0);
+            while operations == 0 || !start.is_over.load(Ordering::Relaxed) {
+                took += operation();
+                operations += items;
+            }
+            Lap { start: begin, end: begin + took, operations, times: Times::new() }
+        })
+    }
+
     fn add(mut self, name: &'static str, run: impl Fn(&Start) -> Lap + Send + Sync + 'static) -> Self {
         self.peers.push(Peer { name, run: Box::new(run) });
         self

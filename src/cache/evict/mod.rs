@@ -29,7 +29,7 @@ mod tests;
 
 pub(crate) use self::choice::Choice;
 pub(crate) use self::core::Core;
-pub(crate) use self::node::{Node, Nodes};
+pub(crate) use self::node::{NIL, Node, Nodes};
 pub(crate) use self::selector::{Ratios, Selector};
 pub use self::simulator::Simulator;
 

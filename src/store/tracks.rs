@@ -1,10 +1,10 @@
-//! One write of a key at a time, and each brought to its end, also when its caller goes away: [`Lanes`].
+//! One write of a key at a time, and each brought to its end, also when its caller goes away: [`Tracks`].
 //!
-//! A lane is the hash of a key; keys that share a hash share a lane. Who writes keys takes their lanes, in the order of
+//! A track is the hash of a key; keys that share a hash share a track. Who writes keys takes their tracks, in the order of
 //! the hashes, so that no two wait for each other.
 //!
 //! A write that is dropped in the middle is not over: the store may still be at it, and end it after one that begins
-//! later. So it is left here, and whoever comes to one of its lanes next, to write or to load, brings it to its end
+//! later. So it is left here, and whoever comes to one of its tracks next, to write or to load, brings it to its end
 //! first.
 
 use std::convert::Infallible;
@@ -24,9 +24,9 @@ use crate::sync::Mutex;
 /// A write that is being made, and all that is to be done at its end.
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-pub(super) struct Lanes {
-    lanes: Flights<u64, ()>,
-    /// Writes whose callers went away, under each of their lanes; mostly none.
+pub(super) struct Tracks {
+    tracks: Flights<u64, ()>,
+    /// Writes whose callers went away, under each of their tracks; mostly none.
     left: Mutex<ByHash<Arc<Left>>>,
     /// Who brings one of them to its end, by its address.
     turns: Flights<u64, ()>,
@@ -38,15 +38,15 @@ pub(super) struct Lanes {
 
 /// A write whose caller went away.
 struct Left {
-    lanes: Vec<u64>,
+    tracks: Vec<u64>,
     /// `None` while somebody is at it, and at its end.
     work: Mutex<Option<Work<()>>>,
 }
 
-impl Lanes {
+impl Tracks {
     pub(super) fn new() -> Self {
         Self {
-            lanes: Flights::new(),
+            tracks: Flights::new(),
             left: Mutex::default(),
             turns: Flights::new(),
             bell: Bell::default(),
@@ -55,23 +55,23 @@ impl Lanes {
         }
     }
 
-    /// Waits for lanes until they are free, and until what was left in them has ended.
-    pub(super) async fn take(&self, mut lanes: Vec<u64>) -> Result<Held<'_>, Rejected> {
-        lanes.sort_unstable();
-        lanes.dedup();
-        let mut leads = Vec::with_capacity(lanes.len());
-        for lane in &lanes {
-            leads.push(self.lead(&self.lanes, *lane).await?);
+    /// Waits for tracks until they are free, and until what was left in them has ended.
+    pub(super) async fn take(&self, mut tracks: Vec<u64>) -> Result<Held<'_>, Rejected> {
+        tracks.sort_unstable();
+        tracks.dedup();
+        let mut leads = Vec::with_capacity(tracks.len());
+        for track in &tracks {
+            leads.push(self.lead(&self.tracks, *track).await?);
         }
-        for lane in &lanes {
-            self.settle(*lane).await?;
+        for track in &tracks {
+            self.settle(*track).await?;
         }
-        Ok(Held { owner: self, lanes, leads })
+        Ok(Held { owner: self, tracks, leads })
     }
 
-    /// Brings what was left in a lane to its end.
-    pub(super) async fn settle(&self, lane: u64) -> Result<(), Rejected> {
-        while let Some(left) = self.left_in(lane) {
+    /// Brings what was left in a track to its end.
+    pub(super) async fn settle(&self, track: u64) -> Result<(), Rejected> {
+        while let Some(left) = self.left_in(track) {
             let lead = self.lead(&self.turns, Arc::as_ptr(&left) as usize as u64).await?;
             // Else another one has ended it meanwhile.
             let work = left.work.lock().take();
@@ -85,9 +85,9 @@ impl Lanes {
     /// Brings everything that was left to its end.
     pub(super) async fn settle_all(&self) -> Result<(), Rejected> {
         loop {
-            let lane = self.left.lock().keys().next().copied();
-            let Some(lane) = lane else { return Ok(()) };
-            self.settle(lane).await?;
+            let track = self.left.lock().keys().next().copied();
+            let Some(track) = track else { return Ok(()) };
+            self.settle(track).await?;
         }
     }
 
@@ -101,8 +101,8 @@ impl Lanes {
         }
     }
 
-    fn left_in(&self, lane: u64) -> Option<Arc<Left>> {
-        self.left.lock().get(&lane).map(Arc::clone)
+    fn left_in(&self, track: u64) -> Option<Arc<Left>> {
+        self.left.lock().get(&track).map(Arc::clone)
     }
 
     async fn lead<'a>(&self, flights: &'a Flights<u64, ()>, key: u64) -> Result<Lead<'a, u64, ()>, Rejected> {
@@ -117,10 +117,10 @@ impl Lanes {
     }
 }
 
-/// Lanes that are taken. Dropped, they go to those who wait.
+/// Tracks that are taken. Dropped, they go to those who wait.
 pub(super) struct Held<'a> {
-    owner: &'a Lanes,
-    lanes: Vec<u64>,
+    owner: &'a Tracks,
+    tracks: Vec<u64>,
     leads: Vec<Lead<'a, u64, ()>>,
 }
 
@@ -131,7 +131,7 @@ impl Leads for Held<'_> {
 }
 
 impl Held<'_> {
-    /// Makes a write, and gives the lanes back. If it is dropped or panics before it ends, `unclear` is called: what was
+    /// Makes a write, and gives the tracks back. If it is dropped or panics before it ends, `unclear` is called: what was
     /// dropped is left to those who come next.
     pub(super) async fn run<T: Send + 'static>(
         self,
@@ -167,9 +167,9 @@ impl<T: Send + 'static, U: FnOnce()> Drop for Run<'_, T, U> {
         let Some(unclear) = self.unclear.take() else { return };
         if let Some(work) = self.work.take() {
             let work: Work<()> = Box::pin(async move { drop(work.await) });
-            let left = Arc::new(Left { lanes: self.held.lanes.clone(), work: Mutex::new(Some(work)) });
+            let left = Arc::new(Left { tracks: self.held.tracks.clone(), work: Mutex::new(Some(work)) });
             let mut all = self.held.owner.left.lock();
-            all.extend(left.lanes.iter().map(|lane| (*lane, Arc::clone(&left))));
+            all.extend(left.tracks.iter().map(|track| (*track, Arc::clone(&left))));
             drop(all);
             self.held.owner.bell.ring();
         }
@@ -180,7 +180,7 @@ impl<T: Send + 'static, U: FnOnce()> Drop for Run<'_, T, U> {
 
 /// Brings a write that was left to its end. Dropped, it leaves it to the next.
 struct Finish<'a> {
-    owner: &'a Lanes,
+    owner: &'a Tracks,
     left: &'a Arc<Left>,
     lead: Lead<'a, u64, ()>,
     work: Option<Work<()>>,
@@ -204,7 +204,7 @@ impl Drop for Finish<'_> {
         }
         // It has ended, or panicked.
         let mut all = self.owner.left.lock();
-        self.left.lanes.iter().for_each(|lane| drop(all.remove(lane)));
+        self.left.tracks.iter().for_each(|track| drop(all.remove(track)));
     }
 }
 
