@@ -56,6 +56,8 @@ pub mod headers;
 
 mod keyed;
 
+mod keyed_pool;
+
 mod policy;
 
 pub mod store;
@@ -111,6 +113,7 @@ pub use workers::{Job, JobError, Shutdown, Work, Workers, WorkersBuilder, Worker
 
 // A primitive for each key.
 pub use keyed::{At, Keyed};
+pub use keyed_pool::{KeyedCheckout, KeyedPool, KeyedPoolStatus};
 
 // Composition.
 pub use policy::{

@@ -56,6 +56,11 @@ impl<S> WaitList<S> {
         self.newest_first = true;
     }
 
+    /// Returns the limit, and whether the newest is served first.
+    pub(crate) const fn bounds(&self) -> (usize, bool) {
+        (self.limit, self.newest_first)
+    }
+
     /// Returns how many wait and are not served yet.
     pub(crate) const fn len(&self) -> usize {
         self.waiters.queued()
@@ -63,6 +68,11 @@ impl<S> WaitList<S> {
 
     pub(crate) const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Returns the slot of the first waiter.
+    pub(crate) fn first(&self) -> Option<&S> {
+        self.waiters.get(self.waiters.first()?)?.slot.as_ref()
     }
 
     /// Picks the first waiter of those that are `meant`, for it to be woken and look at more than its turn; returns its
@@ -96,6 +106,11 @@ pub(crate) trait Line {
     /// so, and then asked once more to serve it: nothing that is given back in between can be missed.
     fn mark(&self, somebody_waits: bool) {
         let _ = somebody_waits;
+    }
+
+    /// Returns whether what waiters wait for may be taken by others: a waiter that is woken then looks for itself.
+    fn may_be_passed(&self) -> bool {
+        false
     }
 
     /// Waiters of rank 0 stand before those of rank 1.
@@ -156,11 +171,12 @@ impl<S> WaitList<S> {
         waiter.waker.take()
     }
 
-    fn serve_first<L: Line<Slot = S>>(&mut self, line: &L) -> Option<Waker> {
+    /// Serves the first waiter if that is possible now; returns whom to wake then: nobody, if it is woken already.
+    fn serve_first<L: Line<Slot = S>>(&mut self, line: &L) -> Option<Option<Waker>> {
         let key = self.waiters.first()?;
         match line.serve_one(self.waiters.get_mut(key)?.slot.as_mut()?) {
             Turn::NotYet => None,
-            turn => self.decide(key, turn),
+            turn => Some(self.decide(key, turn)),
         }
     }
 }
@@ -174,14 +190,16 @@ pub(crate) fn serve_newcomer<L: Line>(line: &L, slot: &mut L::Slot) -> Turn {
 /// Serves as many waiters as can be served now, and wakes each outside the lock.
 pub(crate) fn serve_waiters<'a, L: Line>(line: &'a L, mut list: MutexGuard<'a, WaitList<L::Slot>>) {
     loop {
-        let waker = list.serve_first(line);
+        let served = list.serve_first(line);
         let more = !list.is_empty();
         if !more {
             line.mark(false);
         }
         drop(list);
-        let Some(waker) = waker else { return };
-        waker.wake();
+        let Some(waker) = served else { return };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         if !more {
             return;
         }
@@ -192,10 +210,20 @@ pub(crate) fn serve_waiters<'a, L: Line>(line: &'a L, mut list: MutexGuard<'a, W
 /// Serves the first waiter if that is possible now, and wakes it outside the lock: after one thing came back, and there
 /// was nothing before.
 pub(crate) fn serve_next<'a, L: Line>(line: &'a L, mut list: MutexGuard<'a, WaitList<L::Slot>>) {
-    let waker = list.serve_first(line);
+    let served = list.serve_first(line);
     if list.is_empty() {
         line.mark(false);
     }
+    drop(list);
+    if let Some(Some(waker)) = served {
+        waker.wake();
+    }
+}
+
+/// Wakes the first waiter that is not woken yet, for it to see whether there still is something: where others
+/// [may pass](Line::may_be_passed).
+pub(crate) fn wake_first<S>(mut list: MutexGuard<'_, WaitList<S>>) {
+    let waker = list.waiters.first().and_then(|key| list.waiters.get_mut(key)?.waker.take());
     drop(list);
     if let Some(waker) = waker {
         waker.wake();
@@ -276,6 +304,10 @@ impl<L: Line> Future for Wait<'_, L> {
         let waker = context.waker().clone();
         let (mut old_waker, mut displaced) = (None, None);
         let mut list = line.list().lock();
+        if this.key.is_some() && line.may_be_passed() {
+            serve_waiters(line, list);
+            list = line.list().lock();
+        }
         match *this.key {
             None => {
                 let mut slot = this.slot.take().expect("a wait that has ended is not polled again");

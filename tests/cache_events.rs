@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use floodwall::cache::{Cause, Invalidation, Kept};
+use floodwall::cache::{Cause, Eviction, Invalidation, Kept};
 use floodwall::{Cache, Clock};
 use proptest::prelude::*;
 use support::{poll, secs};
@@ -100,6 +100,95 @@ fn clear_leaves_nothing_that_was_written_before_it() {
     });
     cache.clear();
     assert_eq!((cache.len(), cache.weight()), (0, 0));
+}
+
+/// A clear ends at once and is swept later: nobody sees what was cleared, nobody leaves for it, and each is told once.
+#[test]
+fn trap_21_what_was_cleared_leaves_little_by_little_and_makes_nothing_else_leave() {
+    const MANY: u32 = 20_000;
+    for (eviction, listened) in [
+        (Eviction::Lru, true),
+        (Eviction::Lru, false),
+        (Eviction::Adaptive, true),
+        (Eviction::Adaptive, false),
+    ] {
+        let clock = Clock::manual();
+        let heard: Arc<Mutex<HashMap<u32, Cause>>> = Arc::default();
+        let listener = heard.clone();
+        let mut builder =
+            Cache::builder(MANY.into()).ttl(Duration::MAX).eviction(eviction).clock(clock.clone());
+        if listened {
+            builder = builder.listener(move |key: &u32, _: &Arc<()>, cause| {
+                assert_eq!(listener.lock().unwrap().insert(*key, cause), None, "told once");
+            });
+        }
+        let cache = builder.build();
+        let value = Arc::new(());
+        for key in 0..MANY {
+            let ttl = secs(if key % 10 == 0 { 1 } else { 100 });
+            cache.insert_for(key, value.clone(), ttl).unwrap();
+        }
+        let full = Arc::strong_count(&value);
+        let before = cache.len();
+        clock.advance(secs(1));
+        cache.clear();
+        let told = || cache.stats().removed + cache.stats().expired;
+        assert_eq!((cache.len(), cache.weight(), cache.iter().count()), (0, 0, 0));
+        assert!((1_000..1_200).contains(&told()), "{} at once", told());
+        assert!((0..MANY).all(|key| !cache.contains(&key)));
+        for key in 0..MANY / 2 {
+            let was = told();
+            cache.insert(MANY + key, value.clone()).unwrap();
+            assert_eq!(cache.len(), key as usize + 1, "none of the new ones leaves");
+            assert!(told() - was <= 8, "not all at once");
+            assert!(Arc::strong_count(&value) <= full + 1, "nor is there more than there was");
+        }
+        let evicted = cache.stats().evicted;
+        assert_eq!(told() + evicted, u64::from(MANY), "all that there was");
+        assert_eq!(before as u64 + evicted, u64::from(MANY));
+        if listened {
+            let heard = heard.lock().unwrap();
+            assert!((0..MANY).all(|key| match heard[&key] {
+                Cause::Expired => key % 10 == 0,
+                Cause::Explicit => key % 10 != 0,
+                cause => cause == Cause::Size,
+            }));
+            assert_eq!(heard.len(), MANY as usize);
+        }
+        cache.sweep(0);
+        assert_eq!(Arc::strong_count(&value), 1 + cache.len());
+    }
+}
+
+/// What is heavy, and comes after a clear, waits for as much as it needs of what was cleared, and no more.
+#[test]
+fn a_heavy_entry_after_a_clear_drops_what_it_needs_and_evicts_nothing() {
+    for listened in [true, false] {
+        let evicted = Arc::new(AtomicU64::new(0));
+        let count = evicted.clone();
+        let mut builder = Cache::builder(10_000).weigher(|_: &u32, value: &Arc<u64>| **value);
+        if listened {
+            builder = builder.listener(move |_: &u32, _: &Arc<u64>, cause| {
+                count.fetch_add(u64::from(cause == Cause::Size), Ordering::Relaxed);
+            });
+        }
+        let cache = builder.build();
+        let light = Arc::new(1);
+        (0..9_000).for_each(|key| cache.insert(key, light.clone()).unwrap());
+        cache.clear();
+        for key in 0..10 {
+            cache.insert(key, Arc::new(5)).unwrap();
+        }
+        cache.insert(100, Arc::new(6_000)).unwrap();
+        assert_eq!((cache.len(), cache.weight()), (11, 6_050));
+        assert_eq!((cache.stats().evicted, evicted.load(Ordering::Relaxed)), (0, 0));
+        let waiting = Arc::strong_count(&light) - 1;
+        assert!(waiting <= 10_000 - 6_050, "{waiting} still take room");
+        assert!(waiting >= 2_000, "{waiting} of 8,000 are left");
+        cache.set_capacity(6_050);
+        assert_eq!(Arc::strong_count(&light), 1, "a smaller capacity holds at once");
+        assert_eq!(cache.len(), 11);
+    }
 }
 
 struct Order {

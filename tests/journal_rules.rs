@@ -6,15 +6,17 @@ mod disk;
 #[path = "support/mod.rs"]
 mod support;
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use disk::{Fault, FaultyDisk, Unsynced, open, put, small, values};
-use floodwall::Clock;
 use floodwall::store::journal::{Disk, DiskFile, Durability, Journal, JournalError, Kind, Recovery, Write};
+use floodwall::{Clock, TimeSource};
 use proptest::prelude::*;
 use support::{poll, secs};
 
@@ -25,6 +27,8 @@ struct Gated {
     gate: Arc<(Mutex<Gate>, Condvar)>,
     writes: Arc<AtomicUsize>,
     panics: Arc<AtomicBool>,
+    /// By how much a sync advances it.
+    clock: Option<(Clock, Duration)>,
 }
 
 #[derive(Default)]
@@ -69,6 +73,9 @@ impl DiskFile for GatedFile {
         gate.waiting -= 1;
         drop(gate);
         assert!(!self.disk.panics.load(Ordering::Relaxed), "a disk with a bug");
+        if let Some((clock, takes)) = &self.disk.clock {
+            clock.advance(*takes);
+        }
         self.file.sync()
     }
 }
@@ -166,6 +173,61 @@ fn tasks_of_one_thread_share_a_sync_though_who_leads_blocks_it() {
     });
     assert_eq!((journal.stats().live_records, journal.stats().groups), (640, 10));
     assert_eq!(disk.syncs() - syncs, 10);
+}
+
+type Events = Arc<Mutex<VecDeque<Box<dyn FnOnce() + Send>>>>;
+
+/// A clock on which something happens at each reading, as long as there is something left.
+struct Eventful(Clock, Events);
+
+impl TimeSource for Eventful {
+    fn now(&self) -> Instant {
+        let event = self.1.lock().unwrap().pop_front();
+        if let Some(event) = event {
+            event();
+        }
+        self.0.now()
+    }
+
+    fn sleep_until(&self, at: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.0.sleep_until(at))
+    }
+}
+
+/// Two write together. When the first of them is there again, it waits for the second one: a look at a time.
+#[test]
+fn a_group_waits_for_those_of_the_last_one_but_no_longer_than_half_a_sync() {
+    // When the second one comes, in milliseconds after the sync, which took 10, and with whom it is written.
+    for (comes_after, groups) in [(0, 2), (4, 2), (5, 3)] {
+        let (clock, events) = (Clock::manual(), Events::default());
+        let takes = Duration::from_millis(10);
+        let disk = Gated { clock: Some((clock.clone(), takes)), ..Gated::default() };
+        let builder = Journal::builder().clock(Clock::new(Eventful(clock.clone(), events.clone())));
+        let journal = Arc::new(builder.open_on(disk).unwrap().0);
+        let append = || {
+            let journal = journal.clone();
+            Box::pin(async move { journal.append(Kind::Put, b"k", b"v").await.unwrap() })
+        };
+        let [mut first, mut second] = [append(), append()];
+        assert!(poll(&mut first).is_pending() && lead(&mut second).is_ready() && poll(&mut first).is_ready());
+        assert_eq!(journal.stats().groups, 1);
+
+        let mut first = append();
+        assert!(poll(&mut first).is_pending());
+        let second = Arc::new(Mutex::new(append()));
+        let comes = second.clone();
+        let advance = Duration::from_millis(comes_after);
+        events.lock().unwrap().extend::<[Box<dyn FnOnce() + Send>; 3]>([
+            Box::new(|| ()),
+            Box::new(move || clock.advance(advance)),
+            Box::new(move || assert!(poll(&mut comes.lock().unwrap()).is_pending())),
+        ]);
+        assert!(poll(&mut first).is_ready());
+        assert_eq!(events.lock().unwrap().len(), 0);
+        let mut second = second.lock().unwrap();
+        assert!(poll(&mut second).is_ready() || poll(&mut second).is_ready());
+        assert_eq!(journal.stats().groups, groups, "it comes after {comes_after} ms");
+    }
 }
 
 #[test]

@@ -838,6 +838,24 @@ fn a_paused_pool_gives_out_nothing_and_goes_on() {
     pool.resume();
 }
 
+/// Trap 1: one in line is woken to drive a close, and served before it has looked.
+#[test]
+fn who_is_served_while_it_is_woken_anyway_holds_up_nobody_behind() {
+    let (_, server, pool) = setup(|pool| pool.max(3));
+    let [first, second, third] = [(); 3].map(|()| ready(&mut get(&pool)));
+    pool.pause();
+    let (mut woken, mut behind) = (get(&pool), get(&pool));
+    waits(&mut woken);
+    waits(&mut behind);
+    drop(first);
+    drop(second);
+    server.take_time(&server.close_time, secs(1));
+    third.discard();
+    pool.resume();
+    drop(ready(&mut behind));
+    drop(ready(&mut woken));
+}
+
 /// Trap 19.
 #[test]
 fn a_pool_shrinks_as_connections_come_home_and_grows_for_who_waits() {

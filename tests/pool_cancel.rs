@@ -217,10 +217,16 @@ struct World {
 }
 
 impl World {
-    fn new(max: usize) -> Self {
+    fn new(max: usize, line: u8) -> Self {
         let clock = Clock::manual();
         let server = Server::new(&clock);
         let pool = Pool::builder(server.clone()).max(max).clock(clock.clone()).seed(1);
+        let pool = match line {
+            0 => pool,
+            1 => pool.newest_first(),
+            2 => pool.barging(),
+            _ => pool.codel(millis(5), millis(100)),
+        };
         let pool = pool.idle_timeout(secs(3)).max_lifetime(secs(10)).check_after(millis(300));
         let pool =
             pool.check_timeout(millis(200)).connect_timeout(secs(1)).close_timeout(millis(500)).build();
@@ -368,9 +374,10 @@ proptest! {
     #[test]
     fn connections_are_conserved_whatever_is_cancelled(
         max in 1usize..4,
+        line in 0u8..4,
         steps in prop::collection::vec((0u8..27, 0usize..6), 1..120),
     ) {
-        let mut world = World::new(max);
+        let mut world = World::new(max, line);
         for (step, value) in steps {
             world.step(step, value);
         }

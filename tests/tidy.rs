@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["breaker", "bulkhead", "cache", "concurrency", "limit", "pool", "queue", "shard", "shed", "throttle"],
     &["headers", "waiting_room", "workers"],
     &["keyed"],
+    &["keyed_pool"],
     &["policy"],
     &["store"],
 ];

@@ -52,6 +52,8 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     }
 
     /// Counts the capacity in what `weigh` says of each entry, such as its bytes. Default: each entry weighs 1.
+    ///
+    /// A capacity of more than 2⁵⁶ is as good as none, and counts as that; nor may an entry be heavier.
     pub fn weigher(mut self, weigh: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.room.weighted = true;
         self.settings.weigher = Some(Box::new(weigh));
@@ -104,7 +106,8 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
 
     /// Tells `listener` of each entry that leaves, and why. Default: nobody.
     ///
-    /// It runs on the thread that made the entry leave, after every lock is released: it may use the cache.
+    /// It runs on the thread that made the entry leave, after every lock is released: it may use the cache. If it panics, it
+    /// is not told of the others that have left for the same call.
     pub fn listener(mut self, listener: impl Fn(&K, &V, Cause) + Send + Sync + 'static) -> Self {
         self.settings.listener = Some(Box::new(listener));
         self

@@ -42,14 +42,13 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     {
         let seen = if self.timed() {
             let now = self.now();
-            let seen = self.entries.read(hash, key, |found| {
-                let left = self.settings.rules.left(found.times, now)?;
+            let judge = |found: &Found<'_, K, V>| self.settings.rules.left(found.times, now);
+            self.entries.read(hash, key, judge, |found, left| {
                 self.used(&found, now, left);
-                Some(see(found))
-            });
-            seen.flatten()
+                see(found)
+            })
         } else {
-            self.entries.read(hash, key, see)
+            self.entries.read(hash, key, |_| Some(()), |found, ()| see(found))
         };
         self.counts.add(if seen.is_some() { Count::Hits } else { Count::Misses });
         seen
@@ -148,15 +147,21 @@ impl<K: Hash + Eq, V> Inner<K, V> {
 
     /// Tells the listener of what has left, and lets go of it.
     pub(super) fn tell(&self, gone: Gone<'_, K, V>) {
+        self.tell_of(&gone);
+    }
+
+    /// Tells the listener of what has left.
+    pub(super) fn tell_of(&self, gone: &Gone<'_, K, V>) {
         gone.unseen().for_each(|(cause, count)| self.counts.add_many(count_of(cause), count));
         for (key, value, cause) in gone.iter() {
+            self.counts.add(count_of(cause));
             if let Some(tags) = &self.settings.tags {
                 tags.left(self.hash(key), &tags.of(key, value));
             }
-            self.counts.add(count_of(cause));
-            if let Some(listener) = &self.settings.listener {
-                listener(key, value, cause);
-            }
+        }
+        // Last: should it panic, all else is done.
+        if let Some(listener) = &self.settings.listener {
+            gone.iter().for_each(|(key, value, cause)| listener(key, value, cause));
         }
     }
 }

@@ -73,8 +73,34 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     /// Removes everything that was written before.
     ///
     /// Entries that are written meanwhile may stay; loads that run meanwhile are not kept.
+    ///
+    /// # Cost
+    ///
+    /// Constant, however many entries there are. None of them is found any more when it returns; they are told to the
+    /// [listener](CacheBuilder::listener), counted in the statistics and dropped little by little: a thousand here, and four by
+    /// each write that follows. Until then they take room, and nothing that is newer leaves for them. All that are left go
+    /// with [`sweep(usize::MAX)`](Cache::sweep).
+    ///
+    /// ```
+    /// use floodwall::Cache;
+    ///
+    /// let cache = Cache::new(100_000);
+    /// for key in 0..50_000 {
+    ///     cache.insert(key, key)?;
+    /// }
+    /// cache.clear();
+    /// assert_eq!((cache.get(&7), cache.len()), (None, 0));
+    /// cache.sweep(usize::MAX);
+    /// assert_eq!(cache.stats().removed, 50_000);
+    /// # Ok::<(), floodwall::cache::TooHeavy<i32>>(())
+    /// ```
     pub fn clear(&self) {
-        self.retain(|_, _| false);
+        self.inner.overtake_all();
+        let (gone, is_all) = self.inner.entries.clear(self.inner.now());
+        self.inner.tell(gone);
+        if is_all {
+            self.inner.entries.tidy();
+        }
     }
 
     /// Removes the entries that carry `tag`, and returns how many. Loads that run meanwhile are kept only without it.

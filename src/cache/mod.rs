@@ -110,7 +110,8 @@ use tags::Tags;
 /// made it leave or by one soon after, of which each drops up to two. What has left and is not dropped yet
 /// takes room as before; there is never more than the cache may hold, and one entry for each thread that
 /// writes or reads. In a cache of fewer than 256 entries what leaves is dropped at once if nobody reads it.
-/// [`sweep`](Cache::sweep), [`clear`](Cache::clear), [`retain`](Cache::retain) and [`set_capacity`](Cache::set_capacity) drop all that nobody reads.
+/// [`sweep`](Cache::sweep), [`retain`](Cache::retain) and [`set_capacity`](Cache::set_capacity) drop all that nobody reads;
+/// [`clear`](Cache::clear) leaves all but a thousand to the writes that follow.
 ///
 /// Values are dropped, cloned and looked at outside all locks. [`Eq`] of keys may run under one: it must not use the cache.
 ///
@@ -284,13 +285,15 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     {
         let inner = &*self.inner;
         let gone = inner.take(inner.hash(key), key);
+        // Before the value is cloned, which may panic.
+        inner.tell_of(&gone);
         let value = gone.iter().find(|gone| gone.2 == Cause::Explicit).map(|(_, value, _)| value.clone());
-        inner.tell(gone);
+        drop(gone);
         value
     }
 
-    /// Lets entries go whose time is over, after having looked at up to `budget` of them in each part of the cache; returns how
-    /// many went.
+    /// Lets entries go whose time is over or that were [cleared](Cache::clear), after having looked at up to `budget` of them in
+    /// each part of the cache; returns how many went.
     ///
     /// Each write does a little of this. A cache that is hardly written to any more keeps what is over until it is called.
     pub fn sweep(&self, budget: usize) -> usize {
@@ -298,12 +301,14 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         let unseen: u64 = gone.unseen().map(|(_, count)| count).sum();
         let count = gone.iter().count() + unseen as usize;
         self.inner.tell(gone);
+        self.inner.entries.tidy();
         count
     }
 
     /// Changes how much it may hold. Entries leave at once if it is less than what is there.
     pub fn set_capacity(&self, capacity: u64) {
         self.inner.tell(self.inner.entries.set_capacity(capacity));
+        self.inner.entries.tidy();
     }
 
     /// Returns how many entries it holds; those that expired and were not yet swept included.

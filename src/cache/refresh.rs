@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::entries::Found;
 use super::fresh::{Claim, State};
 use super::load::Load;
 use super::stats::Count;
@@ -52,13 +53,13 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             return inner.look(hash, key, |found| found.value.clone()).map_or(Asked::Absent, Asked::Value);
         }
         let now = inner.now();
-        let asked = inner.entries.read(hash, key, |found| {
-            let (state, left) = rules.state(found.times, now);
+        let judge = |found: &Found<'_, K, V>| match rules.state(found.times, now) {
+            (State::Over, _) => None,
+            state => Some(state),
+        };
+        let asked = inner.entries.read(hash, key, judge, |found, (state, left)| {
             if let Some(left) = left {
                 inner.used(&found, now, left);
-            }
-            if state == State::Over {
-                return (Asked::Absent, true);
             }
             // Cloned before anything is claimed: that is the user's code, and may panic.
             let value = found.value.clone();

@@ -7,7 +7,7 @@
 
 /// What decides. All times are in nanoseconds.
 #[derive(Clone, Debug)]
-pub(super) struct Codel {
+pub(crate) struct Codel {
     pub(super) target: u64,
     pub(super) interval: u64,
     min_delay: u64,
@@ -18,12 +18,18 @@ pub(super) struct Codel {
 }
 
 impl Codel {
-    pub(super) const fn new(target: u64, interval: u64) -> Self {
+    pub(crate) const fn new(target: u64, interval: u64) -> Self {
         Self { target, interval, min_delay: 0, interval_end: 0, is_reset: true, is_overloaded: false }
     }
 
+    /// One whose first interval begins now: it knows of no delay before.
+    pub(crate) const fn from(mut self, now: u64) -> Self {
+        self.interval_end = now.saturating_add(self.interval);
+        self
+    }
+
     /// Hears the delay of the entry that comes out at `now`, and says whether to drop it.
-    pub(super) fn drops(&mut self, now: u64, delay: u64) -> bool {
+    pub(crate) fn drops(&mut self, now: u64, delay: u64) -> bool {
         if now > self.interval_end && !self.is_reset {
             self.is_reset = true;
             self.interval_end = now.saturating_add(self.interval);

@@ -11,6 +11,7 @@ mod priorities;
 mod shuffle;
 mod threshold;
 
+pub(crate) use codel::Codel;
 pub(crate) use drain::Drain;
 pub(crate) use ordered::{Entry, Order, Ordered};
 pub use priorities::Priorities;

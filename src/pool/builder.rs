@@ -1,10 +1,12 @@
 //! The settings of a pool: [`PoolBuilder`].
 
 use std::fmt;
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Limits;
+use super::hooks::Hooks;
 use super::manager::Manager;
 use super::shared::{Settings, Shared, Slot};
 use super::{MUST_BE_SOME, Pool};
@@ -20,10 +22,10 @@ use crate::wait::WaitList;
 #[must_use = "call build"]
 pub struct PoolBuilder<M: Manager> {
     manager: M,
+    hooks: Hooks<M>,
     limits: Limits,
     settings: Settings,
     list: WaitList<Slot<M::Connection>>,
-    seeds: Seeds,
     clock: Clock,
     hook: Hook,
 }
@@ -34,6 +36,7 @@ impl<M: Manager> PoolBuilder<M> {
     pub(super) fn new(manager: M) -> Self {
         Self {
             manager,
+            hooks: Hooks::default(),
             limits: Limits {
                 max: 10,
                 overflow: 0,
@@ -43,6 +46,8 @@ impl<M: Manager> PoolBuilder<M> {
                 idle_timeout: 600 * SECOND,
                 replace_ahead: 0,
                 fail_fast_after: u32::MAX,
+                barging: false,
+                codel: None,
             },
             settings: Settings {
                 timeout: 30 * SECOND,
@@ -54,10 +59,12 @@ impl<M: Manager> PoolBuilder<M> {
                 keepalive: NEVER,
                 leak_after: NEVER,
                 measure_holds: false,
+                barging: false,
+                in_order: true,
                 backoff: Exponential::new(Duration::from_millis(10)).max(Duration::from_secs(5)).into(),
+                seeds: Seeds::from_entropy(),
             },
             list: WaitList::bounded(1024),
-            seeds: Seeds::from_entropy(),
             clock: Clock::system(),
             hook: Hook::unnamed(),
         }
@@ -132,6 +139,53 @@ impl<M: Manager> PoolBuilder<M> {
     /// first served.
     pub fn newest_first(mut self) -> Self {
         self.list.serve_newest_first();
+        self
+    }
+
+    /// Lets whoever comes first take a connection that came home, as if nobody waited (*barging*), until the first in line has
+    /// waited for a millisecond. Default: what comes home is handed to the first in line, and nobody passes it.
+    ///
+    /// A task that brings its connection home and asks again at once keeps it, and none is idle while the one that it is
+    /// handed to is not running yet: more throughput where a connection is held for microseconds, for waits that differ more.
+    /// Where it is held for milliseconds it makes no difference.
+    pub const fn barging(mut self) -> Self {
+        self.limits.barging = true;
+        self
+    }
+
+    /// Refuses with [`Reason::Shed`](crate::Reason::Shed) whose turn comes after more than twice `target` while the pool is
+    /// overloaded: while for a whole `interval` nobody was served who had waited less than `target` (CoDel, as folly has it).
+    /// Default: everybody waits for its whole time.
+    ///
+    /// Each priority is judged by itself. 5 ms and 100 ms suit services. Under overload it is better to serve some callers soon
+    /// than all of them when they have given up.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use floodwall::{Pool, pool::BlockingManager};
+    /// # struct Numbers;
+    /// # impl BlockingManager for Numbers {
+    /// #     type Connection = u8;
+    /// #     type Error = std::io::Error;
+    /// #     fn connect(&self) -> std::io::Result<u8> { Ok(7) }
+    /// #     fn check(&self, _: &mut u8) -> std::io::Result<()> { Ok(()) }
+    /// # }
+    /// let pool = Pool::builder(Numbers.in_place()).max(4);
+    /// let pool = pool.codel(Duration::from_millis(5), Duration::from_millis(100)).build();
+    /// drop(pool.get_blocking()?);
+    /// assert_eq!(pool.stats().shed, 0);
+    /// # Ok::<(), floodwall::pool::PoolError<std::io::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If `target` is zero or not below `interval`.
+    #[track_caller]
+    pub fn codel(mut self, target: Duration, interval: Duration) -> Self {
+        if target.is_zero() || target >= interval {
+            absurd("target", saturating_nanos(target), "ns must be above 0 and below the interval");
+        }
+        self.limits.codel = Some((saturating_nanos(target), saturating_nanos(interval)));
         self
     }
 
@@ -239,19 +293,96 @@ impl<M: Manager> PoolBuilder<M> {
         self
     }
 
+    /// Prepares each connection when it is made, before anybody gets it; an error is a failed attempt to connect, and the
+    /// connection is closed. Default: nothing.
+    ///
+    /// Hooks are for what is settled without waiting: what takes its time belongs into [`Manager::connect`], which may do
+    /// more than connect. None is called under a lock. One that panics has said no.
+    ///
+    /// ```
+    /// # use floodwall::{Pool, pool::BlockingManager};
+    /// # struct Lists;
+    /// # impl BlockingManager for Lists {
+    /// #     type Connection = Vec<u8>;
+    /// #     type Error = std::io::Error;
+    /// #     fn connect(&self) -> std::io::Result<Vec<u8>> { Ok(Vec::new()) }
+    /// #     fn check(&self, _: &mut Vec<u8>) -> std::io::Result<()> { Ok(()) }
+    /// # }
+    /// let pool = Pool::builder(Lists.in_place())
+    ///     .on_connect(|list| Ok(list.try_reserve(1_024)?))
+    ///     .on_return(|list| {
+    ///         list.clear();
+    ///         list.capacity() < 65_536
+    ///     })
+    ///     .build();
+    /// pool.get_blocking()?.push(7);
+    /// assert!(pool.get_blocking()?.is_empty());
+    /// # Ok::<(), floodwall::pool::PoolError<std::io::Error>>(())
+    /// ```
+    pub fn on_connect(
+        mut self,
+        prepare: impl Fn(&mut M::Connection) -> Result<(), M::Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.connect = Some(Box::new(prepare));
+        self
+    }
+
+    /// Asks before each time that a connection is given out; one for which it says no is closed, and the caller gets another.
+    /// Default: all are.
+    pub fn on_take(mut self, may: impl Fn(&mut M::Connection) -> bool + Send + Sync + 'static) -> Self {
+        self.hooks.take = Some(Box::new(may));
+        self
+    }
+
+    /// Asks when a connection comes home; one for which it says no is closed. Default: all are kept that the manager does not
+    /// [call broken](Manager::is_broken).
+    pub fn on_return(mut self, keep: impl Fn(&mut M::Connection) -> bool + Send + Sync + 'static) -> Self {
+        self.hooks.come_home = Some(Box::new(keep));
+        self
+    }
+
+    /// Hears of each connection of the pool that is about to be [closed](Manager::close). Default: nobody does.
+    pub fn on_close(mut self, hear: impl Fn(&mut M::Connection) + Send + Sync + 'static) -> Self {
+        self.hooks.close = Some(Box::new(hear));
+        self
+    }
+
     /// Draws the same jitter in each run. Default: a random seed.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seeds = Seeds::seeded(seed);
+        self.settings.seeds = Seeds::seeded(seed);
         self
     }
 
     setters!("pool");
 
+    /// Returns how many connections there may be, how many callers may wait, and whether the newest of them is served first.
+    pub(crate) fn bounds(&self) -> (usize, usize, bool) {
+        let (waiting, newest_first) = self.list.bounds();
+        (self.limits.max.saturating_add(self.limits.overflow), waiting, newest_first)
+    }
+
+    pub(crate) fn shared_clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// Puts another manager around its own. The line is without end, and first come, first served, whatever was set.
+    pub(crate) fn with_manager<N>(self, around: impl FnOnce(M) -> N) -> PoolBuilder<N>
+    where
+        N: Manager<Connection: DerefMut<Target = M::Connection>, Error = M::Error>,
+    {
+        let Self { manager, hooks, limits, settings, list: _, clock, hook } = self;
+        let limits = Limits { barging: false, codel: None, ..limits };
+        let (manager, hooks, list) = (around(manager), hooks.further_in(), WaitList::bounded(usize::MAX));
+        PoolBuilder { manager, hooks, limits, settings, list, clock, hook }
+    }
+
     /// Builds it. It connects when somebody asks for a connection.
     pub fn build(self) -> Pool<M> {
-        let Self { manager, mut limits, settings, list, seeds, clock, hook } = self;
+        let Self { manager, hooks, mut limits, mut settings, list, clock, hook } = self;
         limits.replace_ahead = if settings.max_lifetime == NEVER { 0 } else { settings.max_lifetime / 20 };
-        Pool { shared: Arc::new(Shared::new(manager, limits, settings, list, seeds, clock, hook)) }
+        settings.barging = limits.barging;
+        settings.in_order = !limits.barging && limits.codel.is_none();
+        Pool { shared: Arc::new(Shared::new(manager, hooks, limits, settings, list, clock, hook)) }
     }
 }
 

@@ -148,7 +148,7 @@ impl<'a, M: Manager> Driver<'a, M> {
         }
         job.or_else(|| {
             let deadline = now.saturating_add(shared.settings.connect_timeout);
-            Some(Job::dial(shared.manager.clone(), now, deadline, dial?))
+            Some(Job::dial(shared.manager.clone(), shared.hooks.clone(), now, deadline, dial?))
         })
     }
 

@@ -16,7 +16,8 @@ pub enum PoolError<E> {
     Connect(ConnectError<E>),
     /// There was none in time.
     TimedOut(Box<PoolTimeout<E>>),
-    /// It was not even waited for: too many wait already, the pool is closed, the call's time is over.
+    /// It was not waited for: too many wait already, the pool is closed, the call's time is over; or not any more: the pool
+    /// [is overloaded](crate::PoolBuilder::codel).
     Rejected(Rejected),
 }
 

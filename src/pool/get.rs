@@ -49,35 +49,43 @@ impl<M: Manager> Shared<M> {
         if call.deadline <= now {
             return Err(self.refused(Reason::DeadlineExceeded).into());
         }
-        match self.take(now) {
-            Served::Entry(entry) => {
-                let is_fit = self.is_fit(&entry, now);
-                let mut checkout = Checkout::new(self, entry);
-                if is_fit {
-                    self.hand_out(checkout.entry(), now, at);
-                    Ok(First::Ready(checkout))
-                } else {
-                    Ok(First::Doubtful(checkout))
+        loop {
+            match self.take(now) {
+                Served::Entry(entry) => {
+                    let is_fit = self.is_fit(&entry, now);
+                    let mut checkout = Checkout::new(self, entry);
+                    if !is_fit {
+                        return Ok(First::Doubtful(checkout));
+                    }
+                    if self.hand_out(checkout.entry(), now, at) {
+                        return Ok(First::Ready(checkout));
+                    }
                 }
+                Served::NotYet | Served::Shed => return Ok(First::None),
+                Served::Failed => return Err(self.failed_fast()),
+                Served::Closed => return Err(self.refused(Reason::Closed).into()),
             }
-            Served::NotYet => Ok(First::None),
-            Served::Failed => Err(self.failed_fast()),
-            Served::Closed => Err(self.refused(Reason::Closed).into()),
         }
     }
 
+    /// Notes that one is given out, unless the user's hook says no: then it is broken.
     #[inline]
     pub(super) fn hand_out(
         &self,
         entry: &mut Entry<M::Connection>,
         now: u64,
         at: &'static Location<'static>,
-    ) {
+    ) -> bool {
+        if !self.hooks.lets_go(&mut entry.connection) {
+            entry.broken = true;
+            return false;
+        }
         (entry.seen, entry.proved) = (now, now);
         if self.settings.leak_after != NEVER {
             entry.out = Some(self.state().held.goes_out(at, now));
         }
         self.hook.emit(Event::Admitted);
+        true
     }
 
     #[cold]
@@ -99,34 +107,40 @@ impl<M: Manager> Shared<M> {
         let mut again = false;
         let mut first = first;
         loop {
-            let (mut checkout, now) = match std::mem::replace(&mut first, First::None) {
+            let (mut checkout, mut now) = match std::mem::replace(&mut first, First::None) {
                 First::Ready(checkout) => return Ok(checkout),
                 First::Doubtful(checkout) => (checkout, start),
                 First::None => {
-                    let slot = Slot::new(call.priority, again);
+                    let since = if again { self.clock.nanos() } else { start };
+                    let slot = Slot::new(call.priority, again, since);
                     let (entry, now) = self.line_up(slot, start, deadline).await?;
                     (Checkout::new(self, entry), now)
                 }
             };
-            if self.is_fit(checkout.entry(), now) {
-                self.hand_out(checkout.entry(), now, at);
+            if !self.is_fit(checkout.entry(), now) {
+                match self.check(checkout.entry(), deadline).await {
+                    Checked::Good => now = self.clock.nanos(),
+                    Checked::Bad => {
+                        // What broke this one may have broken all.
+                        self.state().core.suspect();
+                        checkout.discard();
+                        again = true;
+                        continue;
+                    }
+                    Checked::Unknown => {
+                        drop(checkout);
+                        return Err(self.too_late(Phase::Check, start, deadline));
+                    }
+                }
+            }
+            if self.hand_out(checkout.entry(), now, at) {
                 return Ok(checkout);
             }
-            match self.check(checkout.entry(), deadline).await {
-                Checked::Good => {
-                    self.hand_out(checkout.entry(), self.clock.nanos(), at);
-                    return Ok(checkout);
-                }
-                Checked::Bad => {
-                    // What broke this one may have broken all.
-                    self.state().core.suspect();
-                    checkout.discard();
-                    again = true;
-                }
-                Checked::Unknown => {
-                    drop(checkout);
-                    return Err(self.too_late(Phase::Check, start, deadline));
-                }
+            drop(checkout);
+            again = true;
+            // A hook that always says no would have connections made for ever.
+            if self.clock.nanos() >= deadline {
+                return Err(self.too_late(Phase::Check, start, deadline));
             }
         }
     }
@@ -167,6 +181,7 @@ impl<M: Manager> Shared<M> {
                 self.times.waits.record(Duration::from_nanos(now.saturating_sub(start)));
                 match slot.into_grant() {
                     Grant::Entry(entry) => Ok((entry, now)),
+                    Grant::Shed => Err(self.refused(Reason::Shed).into()),
                     Grant::Failed | Grant::Nothing => Err(self.failed_fast()),
                 }
             }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::core::Entry;
 use super::error::ConnectError;
+use super::hooks::Hooks;
 use super::manager::Manager;
 
 pub(super) struct Job<M: Manager> {
@@ -31,18 +32,35 @@ pub(super) enum Ended<M: Manager> {
 }
 
 impl<M: Manager> Job<M> {
-    pub(super) fn dial(manager: Arc<M>, started: u64, deadline: u64, generation: u64) -> Self {
+    pub(super) fn dial(
+        manager: Arc<M>,
+        hooks: Arc<Hooks<M>>,
+        started: u64,
+        deadline: u64,
+        generation: u64,
+    ) -> Self {
         let work = async move {
-            match manager.connect().await {
-                Ok(connection) => Ended::Connected(connection),
-                Err(error) => Ended::Failed(ConnectError::Failed(Arc::new(error))),
+            let mut connection = match manager.connect().await {
+                Ok(connection) => connection,
+                Err(error) => return Ended::Failed(ConnectError::Failed(Arc::new(error))),
+            };
+            if let Err(error) = hooks.connected(&mut connection) {
+                manager.close(connection).await;
+                return Ended::Failed(error);
             }
+            Ended::Connected(connection)
         };
         Self { work: Box::pin(work), started, deadline, generation }
     }
 
-    pub(super) fn close(manager: Arc<M>, connection: M::Connection, deadline: u64) -> Self {
+    pub(super) fn close(
+        manager: Arc<M>,
+        hooks: Arc<Hooks<M>>,
+        mut connection: M::Connection,
+        deadline: u64,
+    ) -> Self {
         let work = async move {
+            hooks.closes(&mut connection);
             manager.close(connection).await;
             Ended::Closed
         };

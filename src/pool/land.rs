@@ -25,7 +25,7 @@ impl<M: Manager> Shared<M> {
         }
         let deadline = self.clock.after(Duration::from_nanos(self.settings.close_timeout));
         for entry in doomed {
-            let mut job = Job::close(self.manager.clone(), entry.connection, deadline);
+            let mut job = Job::close(self.manager.clone(), self.hooks.clone(), entry.connection, deadline);
             // Most are closed at once.
             match job.poll(Waker::noop()) {
                 Some(ended) => {
@@ -99,13 +99,13 @@ impl<M: Manager> Shared<M> {
             return NEVER;
         }
         // A tenth, so that those that were made together do not end together.
-        now.saturating_add(lifetime - self.seeds.next().up_to(lifetime / 10))
+        now.saturating_add(lifetime - self.settings.seeds.next().up_to(lifetime / 10))
     }
 
     fn fail(&self, started: u64, error: ConnectError<M::Error>) {
         let failures = self.state().core.failures_with(started);
         // May be the user's code.
-        let delay = self.settings.backoff.delay(failures, &mut self.seeds.next());
+        let delay = self.settings.backoff.delay(failures, &mut self.settings.seeds.next());
         let delay = delay.unwrap_or(LONGEST_BACKOFF);
         let now = self.clock.nanos();
         let (is_failing, _old) = {

@@ -16,7 +16,9 @@ mod drive;
 mod error;
 mod get;
 mod held;
+mod hooks;
 mod job;
+mod keys;
 mod land;
 mod life;
 mod manager;
@@ -50,7 +52,7 @@ use shared::Shared;
 ///
 /// Clones are handles of one pool, which is [closed](Pool::close_now) when the last one is dropped. Tasks and threads wait
 /// in one line, first come first served, calls of higher [`priority`](Call::priority) before those of lower; nobody passes
-/// it, and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
+/// it, unless it is [built so](PoolBuilder::barging), and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
 /// count as one.
 ///
 /// | | |
@@ -177,14 +179,7 @@ impl<M: Manager> Pool<M> {
         &self,
         call: Call,
     ) -> impl Future<Output = Result<Checkout<'_, M>, PoolError<M::Error>>> + Send {
-        let (shared, at) = (&self.shared, Location::caller());
-        async move {
-            let now = shared.clock.nanos();
-            match shared.first(call, now, at)? {
-                First::Ready(checkout) => Ok(checkout),
-                first => shared.obtain(first, call, now, at).await,
-            }
-        }
+        self.get_at(call, Location::caller())
     }
 
     /// Returns a connection, and blocks this thread until there is one.
@@ -224,14 +219,19 @@ impl<M: Manager> Pool<M> {
     pub fn try_get(&self) -> Result<Checkout<'_, M>, Rejected> {
         let shared = &self.shared;
         let now = shared.clock.nanos();
-        match shared.take_unchecked(now) {
-            Served::Entry(entry) => {
-                let mut checkout = Checkout::new(shared, entry);
-                shared.hand_out(checkout.entry(), now, Location::caller());
-                Ok(checkout)
+        loop {
+            match shared.take_unchecked(now) {
+                Served::Entry(entry) => {
+                    let mut checkout = Checkout::new(shared, entry);
+                    if shared.hand_out(checkout.entry(), now, Location::caller()) {
+                        return Ok(checkout);
+                    }
+                }
+                Served::Closed => return Err(shared.refused(Reason::Closed)),
+                Served::NotYet | Served::Failed | Served::Shed => {
+                    return Err(shared.refused(Reason::NoneIdle));
+                }
             }
-            Served::Closed => Err(shared.refused(Reason::Closed)),
-            Served::NotYet | Served::Failed => Err(shared.refused(Reason::NoneIdle)),
         }
     }
 

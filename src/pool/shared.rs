@@ -15,6 +15,7 @@ use super::PoolStatus;
 use super::core::{Core, Entry, Home, Limits, Mode, Served};
 use super::error::ConnectError;
 use super::held::{Held, HeldFor};
+use super::hooks::Hooks;
 use super::job::Job;
 use super::manager::Manager;
 use super::stats::Times;
@@ -25,10 +26,11 @@ use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook};
 use crate::rng::Seeds;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
-use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters};
+use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters, wake_first};
 
 pub(super) struct Shared<M: Manager> {
     pub(super) manager: Arc<M>,
+    pub(super) hooks: Arc<Hooks<M>>,
     state: Mutex<State<M>>,
     pub(super) list: Mutex<WaitList<Slot<M::Connection>>>,
     /// 1 if connections were doomed under the line's lock, where nothing can be closed.
@@ -38,7 +40,6 @@ pub(super) struct Shared<M: Manager> {
     /// How many [`Pool`](super::Pool)s there are of this one.
     pub(super) handles: AtomicU64,
     pub(super) bell: Bell,
-    pub(super) seeds: Seeds,
     pub(super) settings: Settings,
     pub(super) times: Times,
     pub(super) clock: Clock,
@@ -66,13 +67,19 @@ pub(super) struct Settings {
     pub(super) keepalive: u64,
     pub(super) leak_after: u64,
     pub(super) measure_holds: bool,
+    pub(super) barging: bool,
+    /// What comes home goes to the first who waits, whatever the time.
+    pub(super) in_order: bool,
     pub(super) backoff: Backoff,
+    pub(super) seeds: Seeds,
 }
 
 /// What a waiter brings, and takes away.
 pub(super) struct Slot<C> {
     /// By priority; of one, who was given a connection that did not work stands before those who were given none.
     rank: u8,
+    /// When it came to wait.
+    since: u64,
     /// It drives something.
     pub(super) busy: bool,
     /// It was woken to see what there is to do.
@@ -84,13 +91,18 @@ pub(super) enum Grant<C> {
     Nothing,
     Entry(Box<Entry<C>>),
     Failed,
+    Shed,
 }
 
+/// How long others may pass the first one in line, in nanoseconds, where they may.
+const GRACE: u64 = 1_000_000;
+
 impl<C> Slot<C> {
-    pub(super) const fn new(priority: u8, again: bool) -> Self {
+    pub(super) const fn new(priority: u8, again: bool, since: u64) -> Self {
         // Two priorities share a rank, and its lowest bit says who came again.
         let rank = (u8::MAX - priority) | 1;
-        Self { rank: if again { rank - 1 } else { rank }, busy: false, nudged: false, grant: Grant::Nothing }
+        let rank = if again { rank - 1 } else { rank };
+        Self { rank, since, busy: false, nudged: false, grant: Grant::Nothing }
     }
 
     pub(super) fn into_grant(self) -> Grant<C> {
@@ -107,12 +119,13 @@ impl<M: Manager> Line for Shared<M> {
 
     fn serve_one(&self, slot: &mut Self::Slot) -> Turn {
         let mut state = self.state.lock();
-        let served = state.core.serve();
+        let served = state.core.serve(slot.rank | 1, slot.since);
         self.note(&state);
         drop(state);
         slot.grant = match served {
             Served::Entry(entry) => Grant::Entry(entry),
             Served::Failed => Grant::Failed,
+            Served::Shed => Grant::Shed,
             Served::NotYet => return Turn::NotYet,
             Served::Closed => return Turn::Never,
         };
@@ -136,6 +149,10 @@ impl<M: Manager> Line for Shared<M> {
         self.note(&state);
     }
 
+    fn may_be_passed(&self) -> bool {
+        self.settings.barging
+    }
+
     fn rank(slot: &Self::Slot) -> u8 {
         slot.rank
     }
@@ -144,10 +161,10 @@ impl<M: Manager> Line for Shared<M> {
 impl<M: Manager> Shared<M> {
     pub(super) fn new(
         manager: M,
+        hooks: Hooks<M>,
         limits: Limits,
         settings: Settings,
         list: WaitList<Slot<M::Connection>>,
-        seeds: Seeds,
         clock: Clock,
         hook: Hook,
     ) -> Self {
@@ -155,13 +172,13 @@ impl<M: Manager> Shared<M> {
         let state = State { core: Core::new(limits), resting: VecDeque::new(), failure: None, held };
         Self {
             manager: Arc::new(manager),
+            hooks: Arc::new(hooks),
             state: Mutex::new(state),
             list: Mutex::new(list),
             doomed: AtomicU64::new(0),
             has_work: AtomicU64::new(0),
             handles: AtomicU64::new(1),
             bell: Bell::default(),
-            seeds,
             settings,
             times: Times::default(),
             clock,
@@ -231,8 +248,8 @@ impl<M: Manager> Shared<M> {
             let connection = &mut entry.connection;
             let look = || (self.manager.is_broken(connection), self.manager.needs_reset(connection));
             let (is_broken, needs_reset) = catch_unwind(AssertUnwindSafe(look)).unwrap_or((true, false));
-            entry.broken = is_broken;
             found_broken = is_broken;
+            entry.broken = is_broken || !self.hooks.keeps(connection);
             entry.unclean |= needs_reset;
         }
         if self.settings.measure_holds {
@@ -288,9 +305,19 @@ impl<M: Manager> Shared<M> {
     #[cold]
     pub(super) fn settle(&self, home: Home, mode: Mode) {
         match home {
-            Home::Awaited => {
+            Home::Awaited if self.settings.in_order => {
                 serve_next(self, self.list.lock());
                 self.tidy();
+            }
+            Home::Awaited => self.serve(),
+            Home::Offered(now) => {
+                let list = self.list.lock();
+                if list.first().is_some_and(|slot| now.saturating_sub(slot.since) < GRACE) {
+                    wake_first(list);
+                } else {
+                    drop(list);
+                    self.serve();
+                }
             }
             Home::Doomed => self.bury(),
             Home::Idle => {}

@@ -14,6 +14,8 @@ pub struct PoolStats {
     pub served: u64,
     /// How many callers got none in time.
     pub timed_out: u64,
+    /// How many callers were [refused under overload](crate::PoolBuilder::codel).
+    pub shed: u64,
     /// How many connections were made.
     pub connected: u64,
     /// How many attempts to connect failed.
@@ -46,6 +48,7 @@ impl<M: Manager> Pool<M> {
         PoolStats {
             served: counts.served,
             timed_out: counts.timed_out,
+            shed: counts.shed,
             connected: counts.connected,
             failed: counts.failed,
             closed: counts.closed,

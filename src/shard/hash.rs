@@ -96,6 +96,28 @@ impl KeyHash {
     }
 }
 
+/// Gives a strategy with the field `hash` its setter, whose default is said in words; and the constructor of one with nothing
+/// else to set.
+macro_rules! hashes {
+    (new) => {
+        /// Creates the strategy.
+        pub const fn new() -> Self {
+            Self { hash: $crate::shard::KeyHash::Xxh3 }
+        }
+
+        $crate::shard::hash::hashes!("XXH3");
+    };
+    ($default:literal) => {
+        #[doc = concat!("Hashes keys by this function. Default: ", $default, ".")]
+        #[must_use = "returns the changed value"]
+        pub const fn hash(mut self, hash: $crate::shard::KeyHash) -> Self {
+            self.hash = hash;
+            self
+        }
+    };
+}
+pub(super) use hashes;
+
 /// Another step of SplitMix64: a bijection, every bit of which depends on every other.
 #[inline]
 pub(super) const fn remix(hash: u64) -> u64 {

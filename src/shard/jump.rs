@@ -1,7 +1,7 @@
 //! Numbered buckets without a table: [`Jump`], and [`JumpBack`], from which any bucket can go.
 
 use super::error::ShardError;
-use super::hash::{KeyHash, remix};
+use super::hash::{KeyHash, hashes, remix};
 use super::strategy::{DependsOn, Layout, Roster, Spot, Strategy, Walk};
 use crate::rng::Rng;
 
@@ -103,17 +103,7 @@ pub struct Jump {
 }
 
 impl Jump {
-    /// Creates the strategy.
-    pub const fn new() -> Self {
-        Self { hash: KeyHash::Xxh3 }
-    }
-
-    /// Hashes keys by this function. Default: XXH3.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!(new);
 }
 
 /// The nodes by their seats.
@@ -239,17 +229,7 @@ pub struct JumpBack {
 }
 
 impl JumpBack {
-    /// Creates the strategy.
-    pub const fn new() -> Self {
-        Self { hash: KeyHash::Xxh3 }
-    }
-
-    /// Hashes keys by this function. Default: XXH3.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!(new);
 }
 
 impl Strategy for JumpBack {

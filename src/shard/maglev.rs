@@ -1,7 +1,7 @@
 //! Google's lookup table: [`Maglev`].
 
 use super::error::ShardError;
-use super::hash::KeyHash;
+use super::hash::{KeyHash, hashes};
 use super::strategy::{DependsOn, Layout, Pieces, Roster, Spot, Strategy, Walk};
 use crate::error::absurd;
 
@@ -55,12 +55,7 @@ impl Maglev {
         self
     }
 
-    /// Hashes keys by this function. Default: XXH64.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!("XXH64");
 
     /// Takes the first entry and the step of each node's order from this function of its id and the number of entries. Both
     /// are taken modulo that number. Default: as Envoy does.

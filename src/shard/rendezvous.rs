@@ -1,7 +1,7 @@
 //! The node that scores best for the key, and no table: [`Rendezvous`]; and for comparison [`Modulo`].
 
 use super::error::ShardError;
-use super::hash::KeyHash;
+use super::hash::{KeyHash, hashes};
 use super::score::Scorer;
 use super::strategy::{DependsOn, Layout, Roster, Spot, Strategy, Walk};
 
@@ -35,17 +35,7 @@ pub struct Rendezvous {
 }
 
 impl Rendezvous {
-    /// Creates the strategy.
-    pub const fn new() -> Self {
-        Self { hash: KeyHash::Xxh3 }
-    }
-
-    /// Hashes keys by this function. Default: XXH3.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!(new);
 }
 
 impl Strategy for Rendezvous {
@@ -111,17 +101,7 @@ pub struct Modulo {
 }
 
 impl Modulo {
-    /// Creates the strategy.
-    pub const fn new() -> Self {
-        Self { hash: KeyHash::Xxh3 }
-    }
-
-    /// Hashes keys by this function. Default: XXH3.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!(new);
 }
 
 impl Strategy for Modulo {

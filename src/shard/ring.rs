@@ -1,7 +1,7 @@
 //! Points on a circle: [`Ring`] and [`MultiProbe`], and the layout that all rings share.
 
 use super::error::ShardError;
-use super::hash::{KeyHash, remix};
+use super::hash::{KeyHash, hashes, remix};
 use super::score::{node_hash, pair};
 use super::strategy::{DependsOn, Layout, Pieces, Roster, Spot, Strategy, Walk};
 use crate::error::absurd;
@@ -195,12 +195,7 @@ impl Ring {
         self
     }
 
-    /// Hashes keys by this function. Default: XXH3.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!("XXH3");
 }
 
 impl Default for Ring {
@@ -281,12 +276,7 @@ impl MultiProbe {
         self
     }
 
-    /// Hashes keys by this function. Default: XXH3.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!("XXH3");
 }
 
 impl Default for MultiProbe {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::error::ShardError;
-use super::hash::KeyHash;
+use super::hash::{KeyHash, hashes};
 use super::score::{Scorer, lift, pair};
 use super::strategy::{DependsOn, Layout, Pieces, Roster, Spot, Strategy, Walk};
 use crate::error::absurd;
@@ -84,12 +84,7 @@ impl Slots {
         self
     }
 
-    /// Hashes keys by this function. Default: XXH3.
-    #[must_use = "returns the changed value"]
-    pub const fn hash(mut self, hash: KeyHash) -> Self {
-        self.hash = hash;
-        self
-    }
+    hashes!("XXH3");
 }
 
 impl Default for Slots {

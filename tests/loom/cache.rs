@@ -1,29 +1,51 @@
 //! Reads of a cache that hold no lock, beside threads that change what they read.
 //!
-//! Each value says whose it is. loom fails a model if a slot is filled or emptied while somebody looks at it.
+//! Each value says whose it is, and whether it was dropped. loom fails a model if a slot is filled or emptied while somebody looks
+//! at it; but not if a fence, of a scan for another reason, has ordered the two. So who reads asks the value, too.
+
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 
-type Numbers = Cache<u8, u64>;
+type Numbers = Cache<u8, Value>;
+
+struct Value {
+    number: u64,
+    /// It outlives the value, and is no step of the model.
+    is_dropped: &'static AtomicBool,
+}
+
+impl Value {
+    fn new(key: u8) -> Self {
+        Self { number: number(key), is_dropped: Box::leak(Box::new(AtomicBool::new(false))) }
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        assert!(!self.is_dropped.swap(true, Ordering::Relaxed), "dropped once");
+    }
+}
 
 /// In a thread of its own: a model's first one ends after what all threads share.
 fn model_of_reads(check: impl Fn() + Send + Sync + Copy + 'static) {
     model_of(2, move || thread::spawn(check).join().unwrap());
 }
 
-const fn value(key: u8) -> u64 {
+const fn number(key: u8) -> u64 {
     key as u64 * 100
 }
 
 fn reads(cache: &Numbers, key: u8) -> Option<u64> {
     cache.with(&key, |found| {
-        assert_eq!(*found, value(key));
-        *found
+        assert!(!found.is_dropped.load(Ordering::Relaxed), "read after it was dropped");
+        assert_eq!(found.number, number(key));
+        found.number
     })
 }
 
 fn insert(cache: &Numbers, key: u8) {
-    cache.insert(key, value(key)).unwrap();
+    assert!(cache.insert(key, Value::new(key)).is_ok());
 }
 
 #[test]
@@ -51,7 +73,7 @@ fn a_removed_value_is_not_dropped_while_it_is_read() {
             let cache = cache.clone();
             thread::spawn(move || (reads(&cache, 1), reads(&cache, 2)))
         };
-        cache.remove(&1);
+        cache.remove_if(&1, |_| true);
         insert(&cache, 2);
         cache.sweep(1);
         reader.join().unwrap();
@@ -73,7 +95,7 @@ fn what_stays_is_found_while_the_table_grows() {
             let cache = cache.clone();
             thread::spawn(move || {
                 for key in [2, 5] {
-                    assert_eq!(reads(&cache, key), Some(value(key)));
+                    assert_eq!(reads(&cache, key), Some(number(key)));
                 }
             })
         };
@@ -82,6 +104,39 @@ fn what_stays_is_found_while_the_table_grows() {
         cache.sweep(1);
         reader.join().unwrap();
         assert_eq!(cache.len(), 8);
+    });
+}
+
+/// Who has found the table before it grew looks at one that nobody changes any more: also what has left is still in it.
+#[test]
+fn what_has_left_is_not_read_through_a_table_that_was_outgrown() {
+    model_of_reads(|| {
+        let cache = grown(6);
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || reads(&cache, 2))
+        };
+        insert(&cache, 6);
+        cache.remove_if(&2, |_| true);
+        cache.sweep(1);
+        reader.join().unwrap();
+        assert_eq!((reads(&cache, 2), cache.len()), (None, 6));
+    });
+}
+
+#[test]
+fn what_was_cleared_is_not_dropped_while_it_is_read() {
+    model_of_reads(|| {
+        let cache = grown(3);
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || (reads(&cache, 2), reads(&cache, 5)))
+        };
+        cache.clear();
+        assert_eq!((cache.len(), cache.weight()), (0, 0));
+        insert(&cache, 5);
+        reader.join().unwrap();
+        assert_eq!((reads(&cache, 2), reads(&cache, 5), cache.len()), (None, Some(500), 1));
     });
 }
 
@@ -96,9 +151,9 @@ fn what_stays_is_found_while_others_move_up() {
             let cache = grown(6);
             let reader = {
                 let cache = cache.clone();
-                thread::spawn(move || assert_eq!(reads(&cache, stays), Some(value(stays))))
+                thread::spawn(move || assert_eq!(reads(&cache, stays), Some(number(stays))))
             };
-            cache.remove(&leaves);
+            cache.remove_if(&leaves, |_| true);
             reader.join().unwrap();
             assert_eq!(cache.len(), 5);
         });

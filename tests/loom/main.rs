@@ -1,5 +1,5 @@
 //! Models of what threads share, in every order that three preemptions allow:
-//! `RUSTFLAGS="--cfg floodwall_loom" cargo test --test loom --release`.
+//! `RUSTFLAGS="--cfg floodwall_loom" cargo test --test loom --release --features journal`.
 //!
 //! loom fails a model on a deadlock, so "it is woken" is proved by the model's end. Clocks move while threads run: with
 //! a clock that stands still, a time that was read too early is never caught.
@@ -9,6 +9,9 @@ mod breaker;
 mod cache;
 mod cached_store;
 mod flight;
+#[cfg(feature = "journal")]
+mod journal;
+mod keyed_pool;
 mod limit;
 mod pool;
 mod queue;

@@ -1,6 +1,6 @@
 //! Connections that threads share.
 
-use floodwall::pool::{Manager, Pool, PoolError};
+use floodwall::pool::{Manager, Pool, PoolBuilder, PoolError};
 
 use super::*;
 
@@ -50,9 +50,18 @@ struct Setup {
 }
 
 fn setup(max: usize, pends: bool) -> Setup {
+    setup_with(max, pends, |pool| pool)
+}
+
+fn setup_with(
+    max: usize,
+    pends: bool,
+    change: impl FnOnce(PoolBuilder<Maker>) -> PoolBuilder<Maker>,
+) -> Setup {
     let (made, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let maker = Maker { made: made.clone(), open: open.clone(), pends };
-    let pool = Pool::builder(maker).max(max).clock(Clock::manual()).seed(1).timeout(Duration::MAX).build();
+    let pool = Pool::builder(maker).max(max).clock(Clock::manual()).seed(1).timeout(Duration::MAX);
+    let pool = change(pool).build();
     Setup { pool, made, open }
 }
 
@@ -91,6 +100,31 @@ fn a_waiter_that_goes_away_takes_no_connection_with_it() {
         comes_home.join().unwrap();
         let status = pool.status();
         assert_eq!((status.idle, status.in_use, status.waiting), (1, 0, 0));
+    });
+}
+
+/// Trap 1, where others may pass: of two who wait one is woken and passed, or goes away; both are served, or one is.
+#[test]
+fn a_connection_that_anybody_may_take_reaches_who_waits() {
+    model(|| {
+        let Setup { pool, made, .. } = setup_with(1, false, PoolBuilder::barging);
+        let held = block_on(pool.get()).unwrap().into_owned();
+        let leaver = pool.clone();
+        let mut leaves: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { leaver.get().await.map(|held| held.into_owned()) });
+        assert!(poll(&mut leaves).is_pending());
+        let takes = {
+            let pool = pool.clone();
+            thread::spawn(move || drop(pool.get_blocking().unwrap()))
+        };
+        let comes_home = thread::spawn(move || drop(held));
+        drop(pool.try_get());
+        drop(leaves);
+        takes.join().unwrap();
+        comes_home.join().unwrap();
+        let status = pool.status();
+        assert_eq!((status.idle, status.in_use, status.waiting), (1, 0, 0));
+        assert_eq!(made.load(Ordering::Relaxed), 1);
     });
 }
 

@@ -21,8 +21,13 @@ pub(super) struct Budget {
     largest: f64,
 }
 
+/// No capacity is more than this, and no entry heavier: what has left weighs something until it is dropped, and the sum of
+/// all that may wait for it has to be a number.
+const MOST: u64 = 1 << 56;
+
 impl Budget {
     pub(super) fn new(capacity: u64, largest: f64, shards: usize) -> Self {
+        let capacity = capacity.min(MOST);
         Self {
             capacity: AtomicU64::new(capacity),
             pool: AtomicU64::new(capacity),
@@ -49,6 +54,7 @@ impl Budget {
 
     /// Changes the capacity. What is there and too much is a debt.
     pub(super) fn resize(&self, capacity: u64) {
+        let capacity = capacity.min(MOST);
         let before = self.capacity.swap(capacity, Ordering::Relaxed);
         self.slack.store(slack(capacity), Ordering::Relaxed);
         if capacity >= before {
@@ -160,11 +166,11 @@ mod tests {
     #[test]
     fn a_smaller_capacity_is_a_debt() {
         let budget = Budget::new(u64::MAX, 1.0, 1);
-        assert_eq!(budget.capacity(), u64::MAX);
+        assert_eq!(budget.capacity(), MOST);
         let taken = budget.take(100);
         budget.resize(60);
         assert_eq!(budget.debt(), taken - 60);
         budget.resize(u64::MAX);
-        assert_eq!((budget.debt(), budget.take(u64::MAX)), (0, u64::MAX - taken));
+        assert_eq!((budget.debt(), budget.take(u64::MAX)), (0, MOST - taken));
     }
 }

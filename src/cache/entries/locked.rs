@@ -6,9 +6,9 @@ use std::ptr;
 
 use super::shard::{Shard, Writers};
 use super::slots::Slots;
-use super::state::State;
+use super::state::{Cleared, State};
 use super::table::{self, Cell, Table};
-use crate::cache::evict::Nodes;
+use crate::cache::evict::{NIL, Nodes};
 use crate::cache::times::Life;
 use crate::cache::wheel::Wheel;
 use crate::clock::NEVER;
@@ -109,6 +109,42 @@ impl<'a, K, V> Locked<'a, K, V> {
             version.store(even + 2, Ordering::Release);
         }
         self.count(0, 0, 1, slots.weight(cell.slot));
+    }
+
+    /// Takes all entries out of the table, in constant time. They wait to be swept, and take room as before.
+    pub(super) fn clear(&mut self, now: u64) {
+        let (len, weight) = (self.len(), self.shard.weight());
+        if len == 0 {
+            return;
+        }
+        let lists = self.state.order.clear();
+        let lists = lists.into_iter().filter(|first| *first != NIL).map(|first| Cleared { first, at: now });
+        self.state.cleared.extend(lists);
+        self.state.wheel = None;
+        let homes = table::first_size(self.state.expected);
+        let table = Table::new(homes, 8, self.most(homes));
+        self.exchange(table);
+        self.count(0, 0, len, weight);
+    }
+
+    /// Whether there is something that was cleared.
+    #[inline]
+    pub(super) fn has_cleared(&self) -> bool {
+        !self.state.cleared.is_empty()
+    }
+
+    /// Returns an entry that was cleared, and when; now it is in no list.
+    pub(super) fn pop_cleared(&mut self) -> Option<(u32, u64)> {
+        let slots = &self.shard.slots;
+        let Cleared { first: slot, at } = *self.state.cleared.last()?;
+        let node = &slots.get(slot).node;
+        match (node.next(), self.state.cleared.last_mut()) {
+            (NIL, _) => _ = self.state.cleared.pop(),
+            (next, list) => list?.first = next,
+        }
+        node.set_place(0);
+        slots.unlink(slot);
+        Some((slot, at))
     }
 
     fn count(&self, more: u64, heavier: u64, less: u64, lighter: u64) {
@@ -274,15 +310,25 @@ impl<'a, K, V> Locked<'a, K, V> {
 
     fn renew(&mut self, homes: u32, mut tail: u32) {
         let slots = &self.shard.slots;
-        let most = (homes + homes / 4).max(self.state.slots + self.state.slots / 4) + 64;
         let table = loop {
-            let table = Table::new(homes, tail, most.min(Slots::<K, V>::MOST));
+            let table = Table::new(homes, tail, self.most(homes));
             let mut all = self.table().slots();
             if all.all(|slot| table.put(slots.get(slot).node.hash(), slot)) {
                 break table;
             }
             tail *= 2;
         };
+        self.exchange(table);
+    }
+
+    /// For how many slots a table has to have numbers.
+    fn most(&self, homes: u32) -> u32 {
+        let most = (homes + homes / 4).max(self.state.slots + self.state.slots / 4) + 64;
+        most.min(Slots::<K, V>::MOST)
+    }
+
+    /// Puts a table in place of the one that there is, which others may still read.
+    fn exchange(&mut self, table: Table) {
         self.state.outgrown.reserve(1);
         let outgrown = self.shard.table.swap(Box::into_raw(Box::new(table)), Ordering::AcqRel);
         // A reader of the old one may have missed what the new one has.

@@ -156,9 +156,15 @@ impl<K, V> Entries<K, V> {
 }
 
 impl<K: Eq, V> Entries<K, V> {
-    /// Shows the entry of `key` to `see`; counts as a use.
+    /// Shows the entry of `key` to `see` if `judge` says that it is worth something; that counts as a use.
     #[inline]
-    pub(super) fn read<Q, R>(&self, hash: u64, key: &Q, see: impl FnOnce(Found<'_, K, V>) -> R) -> Option<R>
+    pub(super) fn read<Q, J, R>(
+        &self,
+        hash: u64,
+        key: &Q,
+        judge: impl FnOnce(&Found<'_, K, V>) -> Option<J>,
+        see: impl FnOnce(Found<'_, K, V>, J) -> R,
+    ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
@@ -166,15 +172,19 @@ impl<K: Eq, V> Entries<K, V> {
         let (shard, hash) = self.place(hash);
         let shard = &self.shards[shard];
         let Some(lessons) = &self.lessons else {
-            return shard.look(hash, key, |slot, _, found| {
+            let seen = shard.look(hash, key, |slot, _, found| {
+                let judged = judge(&found)?;
                 shard.reuse(slot);
-                see(found)
+                Some(see(found, judged))
             });
+            return seen.flatten();
         };
         let seen = shard.look(hash, key, |slot, _, found| {
+            let judged = judge(&found)?;
             shard.slots.get(slot).node.touch();
-            see(found)
+            Some(see(found, judged))
         });
+        let seen = seen.flatten();
         lessons.hear(hash, seen.is_some(), || self.entries());
         seen
     }
@@ -234,14 +244,14 @@ impl<K: Eq, V> Entries<K, V> {
         gone
     }
 
-    /// Makes entries leave whose time is over at `now`, after having looked at about `budget` of them in each shard.
+    /// Makes entries leave whose time is over at `now`, after having looked at about `budget` of them in each shard; to be
+    /// tidied up after it.
     pub(super) fn expire(&self, now: u64, budget: usize) -> Gone<'_, K, V> {
         let mut gone = Gone::new(self);
         for (number, shard) in self.shards.iter().enumerate() {
             let mut locked = shard.lock();
             self.expire_some(&mut locked, number, now, budget, &mut gone);
         }
-        self.tidy();
         gone
     }
 

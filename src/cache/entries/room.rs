@@ -53,6 +53,8 @@ impl<'a, K, V> Reaped<'a, K, V> {
 impl<K, V> Entries<K, V> {
     /// How many entries leave for one that comes, at most. What is owed then is left for the next.
     const VICTIMS: usize = 8;
+    /// How many a clear lets go of at once; the writes that follow do the rest.
+    const SWEPT: usize = 1024;
 
     /// Whether a shard has waited long enough to be told what is free.
     pub(super) fn is_scan_due(&self, locked: &mut Locked<'_, K, V>) -> bool {
@@ -121,7 +123,25 @@ impl<K, V> Entries<K, V> {
         }
     }
 
-    /// Makes entries of a shard leave whose time is over.
+    /// Makes up to so many leave of those that were cleared. Returns whether there are more.
+    pub(super) fn sweep_some(
+        &self,
+        locked: &mut Locked<'_, K, V>,
+        shard: usize,
+        budget: &mut usize,
+        gone: &mut Gone<'_, K, V>,
+    ) -> bool {
+        while *budget > 0 {
+            let Some((slot, at)) = locked.pop_cleared() else { return false };
+            *budget -= 1;
+            let was_over = self.shards[shard].slots.times(slot).is_over(at);
+            let cause = if was_over { Cause::Expired } else { Cause::Explicit };
+            self.leave(locked, shard, slot, cause, gone);
+        }
+        locked.has_cleared()
+    }
+
+    /// Makes entries of a shard leave that were cleared or whose time is over.
     pub(super) fn expire_some(
         &self,
         locked: &mut Locked<'_, K, V>,
@@ -130,6 +150,9 @@ impl<K, V> Entries<K, V> {
         mut budget: usize,
         gone: &mut Gone<'_, K, V>,
     ) {
+        if locked.has_cleared() {
+            self.sweep_some(locked, shard, &mut budget, gone);
+        }
         let slots = &self.shards[shard].slots;
         while let Some(slot) =
             locked.state.wheel.as_mut().and_then(|wheel| wheel.pop(slots, now, &mut budget))
@@ -183,6 +206,17 @@ impl<K, V> Entries<K, V> {
             let mut locked = self.shards[number].lock();
             self.collect(&mut locked);
             got += locked.spend(weight - got);
+            // What was cleared goes before what is there.
+            while locked.has_cleared() {
+                let waiting = pending.saturating_add(locked.state.pending);
+                if waiting >= weight.saturating_sub(got).saturating_add(self.budget.debt()) {
+                    break;
+                }
+                self.sweep_some(&mut locked, number, &mut Self::VICTIMS.clone(), gone);
+                drop(locked);
+                got += self.budget.take(weight.saturating_sub(got));
+                locked = self.shards[number].lock();
+            }
             pending = pending.saturating_add(locked.state.pending);
         }
         // What others have borrowed will be paid by what waits.
@@ -288,7 +322,8 @@ impl<K: Eq, V> Entries<K, V> {
         let replaced = cell.map_or(0, |cell| slots.weight(cell.slot));
         locked.state.owed = locked.state.owed.saturating_add(weight).saturating_sub(replaced);
         if locked.state.owed > 0 {
-            if self.budget.is_short(locked.state.pending) {
+            // What was cleared is swept little by little, and nothing has to leave for that.
+            if !locked.has_cleared() && self.budget.is_short(locked.state.pending) {
                 if self.budget.is_thin(locked.state.pending.saturating_add(locked.state.credit)) {
                     locked.state.owed = locked.state.owed.saturating_add(weight);
                 }
@@ -328,10 +363,13 @@ impl<K: Eq, V> Entries<K, V> {
         }
     }
 
-    /// Changes how much there may be. What is too much leaves.
+    /// Changes how much there may be. What is too much leaves; to be tidied up after it.
     pub(in crate::cache) fn set_capacity(&self, capacity: u64) -> Gone<'_, K, V> {
         let mut gone = Gone::new(self);
         self.budget.resize(capacity);
+        for (number, shard) in self.shards.iter().enumerate() {
+            while self.sweep_some(&mut shard.lock(), number, &mut Self::SWEPT.clone(), &mut gone) {}
+        }
         loop {
             // Summed up once a round: there may be many shards.
             let mut excess = self.weight().saturating_sub(capacity);
@@ -348,11 +386,21 @@ impl<K: Eq, V> Entries<K, V> {
                 }
             }
             if !has_evicted {
-                break;
+                return gone;
             }
         }
-        self.tidy();
-        gone
+    }
+
+    /// Takes all entries out of the table at once, and makes some of them leave. Returns them, and whether those are all.
+    pub(in crate::cache) fn clear(&self, now: u64) -> (Gone<'_, K, V>, bool) {
+        let mut gone = Gone::new(self);
+        self.shards.iter().for_each(|shard| shard.lock().clear(now));
+        let mut is_all = true;
+        for (number, shard) in self.shards.iter().enumerate() {
+            let mut budget = Self::SWEPT.div_ceil(self.shards.len());
+            is_all &= !self.sweep_some(&mut shard.lock(), number, &mut budget, &mut gone);
+        }
+        (gone, is_all)
     }
 
     /// Drops what has left and gives the room back to all.

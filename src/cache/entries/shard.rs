@@ -63,6 +63,7 @@ impl<K, V> Shard<K, V> {
                     young: Chain::default(),
                     stamp: 0,
                     ripe: Chain::default(),
+                    cleared: Vec::new(),
                     outgrown: Vec::new(),
                     is_outgrown_new: false,
                     expected,
@@ -222,6 +223,7 @@ impl<K, V> Drop for Shard<K, V> {
         let mut locked = self.lock();
         let mut filled: Vec<u32> = locked.table().slots().collect();
         let slots = &self.slots;
+        filled.extend(std::iter::from_fn(|| locked.pop_cleared().map(|(slot, _)| slot)));
         let state = &mut *locked.state;
         filled.extend(std::iter::from_fn(|| state.fresh.pop(slots)));
         filled.extend(std::iter::from_fn(|| state.young.pop(slots)));
@@ -229,9 +231,29 @@ impl<K, V> Drop for Shard<K, V> {
         drop(locked);
         // SAFETY: it came out of a box, and nobody reads any more.
         drop(unsafe { Box::from_raw(self.table.load(Ordering::Relaxed)) });
-        for slot in filled {
-            // SAFETY: it is filled, and nobody else has the shard.
-            drop(unsafe { self.slots.get(slot).empty() });
-        }
+        let mut rest = Filled { slots, numbers: filled };
+        while rest.drop_one() {}
+    }
+}
+
+/// Slots that nobody else has any more. If one of the values panics when it is dropped, the others are dropped all the
+/// same.
+struct Filled<'a, K, V> {
+    slots: &'a Slots<K, V>,
+    numbers: Vec<u32>,
+}
+
+impl<K, V> Filled<'_, K, V> {
+    fn drop_one(&mut self) -> bool {
+        let Some(slot) = self.numbers.pop() else { return false };
+        // SAFETY: it is filled, it is not among the numbers any more, and nobody else has the shard.
+        drop(unsafe { self.slots.get(slot).empty() });
+        true
+    }
+}
+
+impl<K, V> Drop for Filled<'_, K, V> {
+    fn drop(&mut self) {
+        while self.drop_one() {}
     }
 }

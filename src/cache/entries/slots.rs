@@ -152,6 +152,14 @@ impl<K, V> Slots<K, V> {
         self.words > 0
     }
 
+    /// Forgets where an entry stood in a wheel that is no more.
+    pub(super) fn unlink(&self, slot: u32) {
+        if self.is_timed() {
+            Links::set_next(self, slot, UNLINKED);
+            Links::set_previous(self, slot, UNLINKED);
+        }
+    }
+
     fn clocked(&self, slot: u32) -> &Clocked {
         self.times.as_ref().expect("only what knows time has a wheel").get(slot)
     }

@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) stamp: u64,
     /// Named by nobody: to be emptied.
     pub(super) ripe: Chain,
+    /// What was in the table when it was cleared, and is still to be told and dropped.
+    pub(super) cleared: Vec<Cleared>,
     /// Tables that were outgrown, and when.
     pub(super) outgrown: Vec<(u64, Outgrown)>,
     /// No scan was made for the last of them.
@@ -34,6 +36,13 @@ pub(super) struct State {
     pub(super) pending: u64,
     /// What has come in and nothing has left for.
     pub(super) owed: u64,
+}
+
+/// Slots that were in one list of the order, by the links that they have from there.
+pub(super) struct Cleared {
+    pub(super) first: u32,
+    /// When that was.
+    pub(super) at: u64,
 }
 
 /// Slots one behind the other, by the links of their nodes; 0 is none.

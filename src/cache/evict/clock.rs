@@ -98,6 +98,11 @@ impl Clock {
         }
     }
 
+    /// Forgets the entries, and returns those that begin its lists.
+    pub(super) fn clear(&mut self) -> [u32; 2] {
+        [self.window.clear(), self.main.clear()]
+    }
+
     /// The list in which an entry stands.
     pub(super) fn list(&mut self, nodes: &impl Nodes, id: u32) -> &mut List {
         if self.window.holds(nodes, id) { &mut self.window } else { &mut self.main }

@@ -5,7 +5,7 @@ use super::choice::Choice;
 use super::clock::Clock;
 use super::list::List;
 use super::lru::Lru;
-use super::node::Nodes;
+use super::node::{NIL, Nodes};
 
 /// Orders the entries of one shard. It is told ids, and reads hashes and weights from their nodes; it keeps no entries.
 ///
@@ -99,6 +99,16 @@ impl Core {
     pub(crate) fn remove(&mut self, nodes: &impl Nodes, id: u32) {
         let list = if self.pinned.holds(nodes, id) { &mut self.pinned } else { self.kind.list(nodes, id) };
         list.unlink(nodes, id);
+    }
+
+    /// Forgets all entries at once, and keeps what it has learnt. Returns the first of each list: the others follow it by
+    /// their nodes' `next`, up to [`NIL`]. They bear the number of their list until somebody sets it to 0.
+    pub(crate) fn clear(&mut self) -> [u32; 3] {
+        let [first, second] = match &mut self.kind {
+            Kind::Lru(lru) => [lru.clear(), NIL],
+            Kind::Clock(clock) => clock.clear(),
+        };
+        [first, second, self.pinned.clear()]
     }
 
     /// Takes out the entry that is worth least and returns it; nothing if there is none. It is not the newest unless that is the

@@ -71,6 +71,12 @@ impl List {
         self.weight = self.weight.wrapping_sub(nodes.weight(id));
     }
 
+    /// Forgets all entries, and returns the newest, or [`NIL`]. The others follow it by their `next`, up to [`NIL`], and bear
+    /// the list's number still.
+    pub(super) fn clear(&mut self) -> u32 {
+        std::mem::replace(self, Self::new(self.place)).newest
+    }
+
     /// Puts another entry in the place of one.
     pub(super) fn replace(&mut self, nodes: &impl Nodes, old: u32, new: u32) {
         let (from, to) = (nodes.node(old), nodes.node(new));

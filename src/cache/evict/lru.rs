@@ -28,6 +28,10 @@ impl Lru {
         &mut self.0
     }
 
+    pub(super) fn clear(&mut self) -> u32 {
+        self.0.clear()
+    }
+
     pub(super) fn victim(&mut self, nodes: &impl Nodes) -> Option<u32> {
         let oldest = self.0.oldest()?;
         self.0.unlink(nodes, oldest);

@@ -94,6 +94,18 @@ impl<C> Core<C> {
         self.idle.iter().map(|entry| entry.proved).min()
     }
 
+    /// Returns when the idle connection was last used of which that is longest ago.
+    pub(in crate::pool) fn oldest(&self) -> Option<u64> {
+        Some(self.idle.front()?.seen)
+    }
+
+    /// Takes that connection out of the pool.
+    pub(in crate::pool) fn take_oldest(&mut self) -> Option<Box<Entry<C>>> {
+        let entry = self.idle.pop_front()?;
+        self.taken_away();
+        Some(entry)
+    }
+
     pub(in crate::pool) fn has_doomed(&self) -> bool {
         !self.doomed.is_empty()
     }

@@ -8,12 +8,14 @@
 
 mod dials;
 mod ends;
+mod overload;
 
 pub(super) use dials::Plan;
 
 use std::collections::VecDeque;
 
 use crate::clock::NEVER;
+use overload::Overload;
 
 /// A connection, and what the pool knows of it.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ pub(super) struct Limits {
     pub(super) replace_ahead: u64,
     /// After so many failed dials in a row nobody waits for the next one.
     pub(super) fail_fast_after: u32,
+    /// Those who wait may be passed by others.
+    pub(super) barging: bool,
+    /// Target and interval.
+    pub(super) codel: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +83,9 @@ pub(super) struct Core<C> {
     generation: u64,
     /// Somebody waits: nobody may take a connection but from the line.
     waited_for: bool,
+    /// The first who waits is woken, to take what is idle if it comes first.
+    offered: bool,
+    overload: Overload,
     /// The latest time that was told.
     now: u64,
     /// No idle connection is overdue before.
@@ -105,6 +114,7 @@ pub(super) struct Counts {
     pub(super) failed: u64,
     pub(super) closed: u64,
     pub(super) timed_out: u64,
+    pub(super) shed: u64,
     pub(super) leaks: u64,
 }
 
@@ -115,6 +125,8 @@ pub(super) enum Served<C> {
     NotYet,
     /// It could not connect, and is not to wait for the next try.
     Failed,
+    /// It has waited for too long, in a pool that is overloaded.
+    Shed,
     Closed,
 }
 
@@ -124,6 +136,8 @@ pub(super) enum Home {
     Idle,
     /// It is idle, and somebody waits.
     Awaited,
+    /// It is idle for whoever comes first, and who waits first is to hear that; and the time.
+    Offered(u64),
     Doomed,
 }
 
@@ -139,6 +153,8 @@ impl<C> Core<C> {
             mode: Mode::Open,
             generation: 0,
             waited_for: false,
+            offered: false,
+            overload: Overload::new(limits.codel),
             now: 0,
             sweep_at: NEVER,
             failures: 0,
@@ -148,7 +164,7 @@ impl<C> Core<C> {
             keeper: false,
             owed: 0,
             warm_up: 0,
-            counts: Counts { served: 0, connected: 0, failed: 0, closed: 0, timed_out: 0, leaks: 0 },
+            counts: Counts { served: 0, connected: 0, failed: 0, closed: 0, timed_out: 0, shed: 0, leaks: 0 },
         }
     }
 
@@ -186,6 +202,7 @@ impl<C> Core<C> {
     pub(super) fn mark(&mut self, somebody_waits: bool) {
         self.waited_for = somebody_waits;
         if !somebody_waits {
+            self.offered = false;
             self.trim();
         }
     }
@@ -197,7 +214,19 @@ impl<C> Core<C> {
         if self.mode != Mode::Open {
             return if self.mode == Mode::Paused { Served::NotYet } else { Served::Closed };
         }
-        if self.waited_for { Served::NotYet } else { self.pop() }
+        if self.is_barred() {
+            return Served::NotYet;
+        }
+        let served = self.pop();
+        if let Served::Entry(_) = served {
+            self.overload.ends();
+        }
+        served
+    }
+
+    /// Returns whether a newcomer must not take what is idle.
+    const fn is_barred(&self) -> bool {
+        self.waited_for && !self.limits.barging
     }
 
     /// Takes one for a newcomer that may be given out as it is.
@@ -206,7 +235,7 @@ impl<C> Core<C> {
         if self.mode == Mode::Draining || self.mode == Mode::Closed {
             return Served::Closed;
         }
-        if self.mode == Mode::Paused || self.waited_for {
+        if self.mode == Mode::Paused || self.is_barred() {
             return Served::NotYet;
         }
         if self.now >= self.sweep_at {
@@ -218,13 +247,19 @@ impl<C> Core<C> {
         Served::Entry(entry)
     }
 
-    /// Takes a connection for the first who waits.
-    pub(super) fn serve(&mut self) -> Served<C> {
+    /// Takes a connection for the first who waits, of that rank, since then.
+    pub(super) fn serve(&mut self, rank: u8, since: u64) -> Served<C> {
+        self.offered = false;
         match self.mode {
-            Mode::Open | Mode::Draining => self.pop(),
-            Mode::Paused => Served::NotYet,
-            Mode::Closed => Served::Closed,
+            Mode::Open | Mode::Draining => {}
+            Mode::Paused => return Served::NotYet,
+            Mode::Closed => return Served::Closed,
         }
+        if !self.idle.is_empty() && self.overload.refuses(rank, self.now, since) {
+            self.counts.shed += 1;
+            return Served::Shed;
+        }
+        self.pop()
     }
 
     #[inline]
@@ -264,7 +299,14 @@ impl<C> Core<C> {
         }
         self.sweep_at = self.sweep_at.min(self.due(&entry));
         self.idle.push_back(entry);
-        if self.waited_for { Home::Awaited } else { Home::Idle }
+        if !self.waited_for {
+            return Home::Idle;
+        }
+        // A second one that is idle shows that who was woken does not come.
+        if !self.limits.barging || self.idle.len() > 1 {
+            return Home::Awaited;
+        }
+        if std::mem::replace(&mut self.offered, true) { Home::Idle } else { Home::Offered(self.now) }
     }
 
     pub(super) const fn living(&self) -> usize {

@@ -114,7 +114,7 @@ proptest! {
     ) {
         let limits = Limits {
             max, overflow, max_idle: usize::MAX, min_idle: 0, max_connecting: MAX_CONNECTING,
-            idle_timeout: IDLE_TIMEOUT, replace_ahead: 0, fail_fast_after: 3,
+            idle_timeout: IDLE_TIMEOUT, replace_ahead: 0, fail_fast_after: 3, barging: false, codel: None,
         };
         let mut core: Core<u32> = Core::new(limits);
         let mut twin = Twin { max, overflow, max_idle: usize::MAX, ..Twin::default() };
@@ -135,7 +135,7 @@ proptest! {
                             prop_assert!(twin.failures >= 3 && twin.now < twin.retry_at);
                             None
                         }
-                        Served::NotYet | Served::Closed => None,
+                        Served::NotYet | Served::Shed | Served::Closed => None,
                     };
                     prop_assert_eq!(took, twin.take(mode));
                     let now = twin.now;

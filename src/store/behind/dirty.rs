@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::epochs::Epochs;
 use super::item::freed;
 pub(crate) use super::item::{Fate, Freed, GiveUp, Item, Landed, Next};
+use super::pins::Pins;
 use crate::clock::NEVER;
 
 pub(crate) struct Dirty<K, V> {
@@ -64,12 +65,8 @@ pub(crate) struct Counts {
 }
 
 struct Entry<V> {
-    /// Writers that are getting a number, or have one and are about to add their change: it stays until they have.
-    pins: Vec<u64>,
-    /// How many pins there were.
-    pinned: u64,
-    /// Writes that are done, each with the number of the first pin that cannot be older.
-    held: Vec<(u64, u64)>,
+    /// Writers that are about to add their change: it stays until they have.
+    pins: Pins,
     /// The number of the newest write that was seen, landed or not.
     latest: u64,
     /// What is not in the store yet.
@@ -79,7 +76,7 @@ struct Entry<V> {
 
 impl<V> Entry<V> {
     fn clean() -> Self {
-        Self { pins: Vec::new(), pinned: 0, held: Vec::new(), latest: 0, change: None, state: State::Ready }
+        Self { pins: Pins::default(), latest: 0, change: None, state: State::Ready }
     }
 }
 
@@ -147,32 +144,15 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
         self.entries.get(key)?.change.as_ref().map(|change| change.value.clone())
     }
 
-    /// Keeps the numbers of `key` until [`unpin`](Self::unpin) is told of the pin, which this returns.
-    ///
-    /// A write that gets its number first and is added second is known for an old one then, also when the newer one has
-    /// landed meanwhile; and the newer one is [kept](super::keep) until that is so. Otherwise a crash between the two
-    /// could bring back the old one alone.
+    /// Keeps the numbers of `key` until [`unpin`](Self::unpin) is told of the pin, which this returns: see [`Pins`].
     pub(super) fn pin(&mut self, key: &Arc<K>) -> u64 {
-        let entry = self.entries.entry(key.clone()).or_insert_with(Entry::clean);
-        entry.pinned += 1;
-        entry.pins.push(entry.pinned);
-        entry.pinned
+        self.entries.entry(key.clone()).or_insert_with(Entry::clean).pins.pin()
     }
 
     /// Returns the numbers of writes that need not be kept any more.
     pub(super) fn unpin(&mut self, key: &Arc<K>, pin: u64) -> (Vec<u64>, Option<Arc<K>>) {
         let Some(entry) = self.entries.get_mut(key) else { return (Vec::new(), None) };
-        entry.pins.retain(|other| *other != pin);
-        let oldest = entry.pins.iter().copied().min().unwrap_or(NEVER);
-        let mut done = Vec::new();
-        entry.held.retain(|(barrier, sequence)| {
-            let is_held = oldest < *barrier;
-            if !is_held {
-                done.push(*sequence);
-            }
-            is_held
-        });
-        (done, self.forget_if_clean(key))
+        (entry.pins.unpin(pin), self.forget_if_clean(key))
     }
 
     fn forget_if_clean(&mut self, key: &Arc<K>) -> Option<Arc<K>> {
@@ -402,10 +382,7 @@ impl<K: Hash + Eq, V> Dirty<K, V> {
                     if let Some(change) = &change {
                         self.ages.remove(&change.born);
                     }
-                    if !entry.pins.is_empty() {
-                        entry.held.push((entry.pinned + 1, item.sequence));
-                        done = None;
-                    }
+                    done = entry.pins.let_go(item.sequence);
                     garbage = (self.forget_if_clean(&item.key), change.and_then(|change| change.value));
                 }
             }

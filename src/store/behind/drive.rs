@@ -90,8 +90,9 @@ where
 {
     inner: &'a Inner<K, V, S, P>,
     flight: Option<Flight<K, V, S::Error>>,
-    /// Still set when it is dropped, if the store or a policy has panicked.
-    polling: bool,
+    /// Code of others has the batch in hand, from the start of a poll until the end is noted. Still set when this is dropped,
+    /// if the store, a policy or who judges errors has panicked.
+    is_at_risk: bool,
 }
 
 impl<K, V, S, P> Inner<K, V, S, P>
@@ -203,76 +204,6 @@ where
         }
     }
 
-    fn lead(&self) -> Option<Leader<'_, K, V, S, P>> {
-        let mut slot = self.slot.lock();
-        if mem::replace(&mut slot.led, true) {
-            return None;
-        }
-        Some(Leader { inner: self, flight: slot.flight.take(), polling: false })
-    }
-
-    /// Takes note of how a batch ended.
-    fn land(&self, flight: Flight<K, V, S::Error>, written: Written<S::Error>) {
-        let load = flight.load.clone();
-        let items = &load.items[..];
-        let mut unnoted = Unnoted { inner: self, flight: Some(flight) };
-        let failures = self.dirty.lock().failures();
-        let now = self.clock.nanos();
-        let mut verdicts = Verdicts { settings: &self.settings, rng: self.seeds.next() };
-        let (mut pause, mut whole, mut landed) = (None, false, 0);
-        let pause_after =
-            |verdicts: &mut Verdicts<'_, K, V, S::Error>| verdicts.delay(failures.saturating_add(1));
-        let (fates, errors): Ends<S::Error> = match written {
-            Ok(results) => {
-                let results = items.iter().zip(results).map(|(item, result)| match result {
-                    Ok(()) => {
-                        landed += 1;
-                        (Fate::Written, None)
-                    }
-                    Err(error) => {
-                        let error = Error::Inner(error);
-                        (verdicts.failed(item, &error, false), Some(error))
-                    }
-                });
-                results.unzip()
-            }
-            Err(error) => {
-                let asked = error.retry_after().map_or(0, saturating_nanos);
-                pause = Some(pause_after(&mut verdicts).max(asked));
-                whole = !matches!(error, Error::Rejected(_));
-                if whole && items.len() == 1 {
-                    (vec![verdicts.failed(&items[0], &error, true)], vec![Some(error)])
-                } else {
-                    let fate = if whole { Fate::Unclear } else { Fate::Untried };
-                    items.iter().map(|_| (fate, None)).unzip()
-                }
-            }
-        };
-        // Nothing was written, and not because it never could be: the store may be down.
-        let may_pass = |fate: &Fate| matches!(fate, Fate::Failed { give_up, .. } if *give_up != GiveUp::Now);
-        if landed == 0 && pause.is_none() && fates.iter().any(may_pass) {
-            pause = Some(pause_after(&mut verdicts));
-        }
-        let (mut freed, mut again, mut dead) = (Vec::with_capacity(landed), Vec::new(), Vec::new());
-        {
-            let mut dirty = self.dirty.lock();
-            let pause = pause.map(|pause| now.saturating_add(pause));
-            dirty.batch_ended(landed, items.len(), pause, whole);
-            for ((item, fate), error) in items.iter().zip(&fates).zip(&errors) {
-                match dirty.land(now, item, *fate) {
-                    Landed::Freed(free) => freed.push(free),
-                    Landed::StillDirty => again.push((item, *fate)),
-                    Landed::Dead => dead.push((item, error.as_ref())),
-                }
-            }
-        }
-        let _done = unnoted.flight.take();
-        let dead = Dead { inner: self, letters: dead };
-        self.free(freed);
-        self.tell(&again, pause.unwrap_or(0));
-        dead.deliver();
-    }
-
     fn tell(&self, again: &[(&Item<K, V>, Fate)], pause: u64) {
         for (item, fate) in again {
             let (failed, delay) = match *fate {
@@ -284,27 +215,13 @@ where
             self.hook.emit(Event::Retrying { attempt, delay: Duration::from_nanos(delay) });
         }
     }
-}
 
-/// A batch that has ended, until that is noted: code of the user's that judges errors may panic before.
-struct Unnoted<'a, K, V, S, P>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    V: Send + Sync + 'static,
-    S: Store<K, V> + 'static,
-{
-    inner: &'a Inner<K, V, S, P>,
-    flight: Option<Flight<K, V, S::Error>>,
-}
-
-impl<K, V, S, P> Drop for Unnoted<'_, K, V, S, P>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    V: Send + Sync + 'static,
-    S: Store<K, V> + 'static,
-{
-    fn drop(&mut self) {
-        self.inner.crash(self.flight.take());
+    fn lead(&self) -> Option<Leader<'_, K, V, S, P>> {
+        let mut slot = self.slot.lock();
+        if mem::replace(&mut slot.led, true) {
+            return None;
+        }
+        Some(Leader { inner: self, flight: slot.flight.take(), is_at_risk: false })
     }
 }
 
@@ -421,18 +338,79 @@ where
             }
         }
         let Some(flight) = &mut self.flight else { return };
-        let polling = &mut self.polling;
+        let is_at_risk = &mut self.is_at_risk;
         let written = poll_fn(|context| {
-            *polling = true;
+            *is_at_risk = true;
             let poll = flight.future.as_mut().poll(context);
-            *polling = false;
+            *is_at_risk = poll.is_ready();
             poll
         })
         .await;
-        if let Some(flight) = self.flight.take() {
-            inner.land(flight, written);
-        }
+        self.land(written);
         inner.bell.ring();
+    }
+
+    /// Takes note of how a batch ended.
+    fn land(&mut self, written: Written<S::Error>) {
+        let (inner, Some(flight)) = (self.inner, &self.flight) else { return };
+        let load = flight.load.clone();
+        let items = &load.items[..];
+        let failures = inner.dirty.lock().failures();
+        let now = inner.clock.nanos();
+        let mut verdicts = Verdicts { settings: &inner.settings, rng: inner.seeds.next() };
+        let (mut pause, mut whole, mut landed) = (None, false, 0);
+        let pause_after =
+            |verdicts: &mut Verdicts<'_, K, V, S::Error>| verdicts.delay(failures.saturating_add(1));
+        let (fates, errors): Ends<S::Error> = match written {
+            Ok(results) => {
+                let results = items.iter().zip(results).map(|(item, result)| match result {
+                    Ok(()) => {
+                        landed += 1;
+                        (Fate::Written, None)
+                    }
+                    Err(error) => {
+                        let error = Error::Inner(error);
+                        (verdicts.failed(item, &error, false), Some(error))
+                    }
+                });
+                results.unzip()
+            }
+            Err(error) => {
+                let asked = error.retry_after().map_or(0, saturating_nanos);
+                pause = Some(pause_after(&mut verdicts).max(asked));
+                whole = !matches!(error, Error::Rejected(_));
+                if whole && items.len() == 1 {
+                    (vec![verdicts.failed(&items[0], &error, true)], vec![Some(error)])
+                } else {
+                    let fate = if whole { Fate::Unclear } else { Fate::Untried };
+                    items.iter().map(|_| (fate, None)).unzip()
+                }
+            }
+        };
+        // Nothing was written, and not because it never could be: the store may be down.
+        let may_pass = |fate: &Fate| matches!(fate, Fate::Failed { give_up, .. } if *give_up != GiveUp::Now);
+        if landed == 0 && pause.is_none() && fates.iter().any(may_pass) {
+            pause = Some(pause_after(&mut verdicts));
+        }
+        let (mut freed, mut again, mut dead) = (Vec::with_capacity(landed), Vec::new(), Vec::new());
+        {
+            let mut dirty = inner.dirty.lock();
+            let pause = pause.map(|pause| now.saturating_add(pause));
+            dirty.batch_ended(landed, items.len(), pause, whole);
+            for ((item, fate), error) in items.iter().zip(&fates).zip(&errors) {
+                match dirty.land(now, item, *fate) {
+                    Landed::Freed(free) => freed.push(free),
+                    Landed::StillDirty => again.push((item, *fate)),
+                    Landed::Dead => dead.push((item, error.as_ref())),
+                }
+            }
+        }
+        self.is_at_risk = false;
+        let _done = self.flight.take();
+        let dead = Dead { inner, letters: dead };
+        inner.free(freed);
+        inner.tell(&again, pause.unwrap_or(0));
+        dead.deliver();
     }
 }
 
@@ -444,7 +422,7 @@ where
 {
     fn drop(&mut self) {
         let mut flight = self.flight.take();
-        if self.polling {
+        if self.is_at_risk {
             self.inner.crash(flight.take());
         }
         let mut slot = self.inner.slot.lock();

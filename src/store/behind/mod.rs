@@ -16,6 +16,7 @@ mod error;
 mod item;
 mod keep;
 mod many;
+mod pins;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -338,7 +339,7 @@ where
     }
 }
 
-/// A writer that is getting a number: see [`Dirty::pin`].
+/// A writer that is getting a number: see [`pins`].
 struct Pinned<'a, K, V, S, P>
 where
     K: Hash + Eq + Send + Sync + 'static,

@@ -32,6 +32,8 @@ pub(super) struct Log {
     last_sync: u64,
     syncs: u64,
     sync_nanos: u64,
+    /// How long the last sync took.
+    sync_took: u64,
     groups: u64,
 }
 
@@ -150,6 +152,7 @@ impl Log {
             last_sync,
             syncs: 0,
             sync_nanos: 0,
+            sync_took: 0,
             groups: 0,
         }
     }
@@ -355,10 +358,21 @@ impl Log {
             self.active.file.sync().map_err(JournalError::of_sync)?;
             self.active.synced = self.active.length;
             self.syncs += 1;
-            self.sync_nanos += self.clock.nanos().saturating_sub(before);
+            self.sync_took = self.clock.nanos().saturating_sub(before);
+            self.sync_nanos += self.sync_took;
         }
         self.last_sync = before;
         Ok(())
+    }
+
+    /// Returns how many nanoseconds a group is worth waiting for: half of what it saves those who would come too late.
+    pub(super) const fn patience(&self) -> u64 {
+        self.sync_took / 2
+    }
+
+    /// Returns whether no segment can go.
+    pub(super) fn is_tidy(&self) -> bool {
+        self.book.dead().is_none()
     }
 
     /// Removes old segments of which nothing is needed, one after the other.
