@@ -1,4 +1,9 @@
 //! Queues, at literal times.
+//!
+//! The traps that other queues fell into have numbers, which the tests name. 2 to 4 (those who leave), 18, 23 to 25, 27 to 29 and
+//! 32 are here, in `queue_cancel.rs` and, as a whole, in `queue_model.rs`; 26 (CoDel's vectors) in `src/discipline/codel.rs`; 30
+//! to 32 in `workers.rs`; 33 (places taken by services that are ready and never called) in `tower.rs`; 34 (processors taken by
+//! those who wait) in `queue_idle.rs`.
 #![cfg(not(floodwall_loom))]
 
 mod support;
