@@ -167,7 +167,7 @@ fn one_that_makes_place_is_told_of_like_any_that_is_closed() {
     let pool = KeyedPool::new(1, move |host: &usize| {
         let (hook, observer) = (hears.clone(), hears.clone());
         let pool = Pool::builder(Host(made.clone(), *host)).max(1).clock(Clock::manual());
-        let pool = pool.on_close(move |connection| drop(hook.fetch_add(connection.2, SeqCst)));
+        let pool = pool.on_close(move |connection| _ = hook.fetch_add(connection.2, SeqCst));
         pool.observe("hosts", move |_: &str, event| {
             if matches!(event, Event::Disconnected) {
                 observer.fetch_add(100, SeqCst);
