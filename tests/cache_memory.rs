@@ -71,9 +71,21 @@ fn an_entry_takes_no_more_than_documented() {
     let plain = bytes(1_000_000, |builder| builder);
     let weighed = bytes(100_000, |builder| builder.weigher(|_, _| 1));
     let timed = bytes(100_000, |builder| builder.ttl(Duration::from_secs(3600)));
-    println!("bytes an entry, live and said: plain {plain:.1?}, weighed {weighed:.1?}, timed {timed:.1?}");
+    let both = bytes(100_000, |builder| {
+        builder
+            .ttl(Duration::from_secs(3600))
+            .idle(Duration::from_secs(60))
+            .stale_if_error(Duration::from_secs(60))
+    });
+    println!(
+        "bytes an entry, live and said: plain {plain:.1?}, weighed {weighed:.1?}, timed {timed:.1?} and {both:.1?}"
+    );
+    assert!(
+        (both.0 - timed.0).abs() < 0.5,
+        "whatever times an entry has, it takes {timed:?}, and not {both:?}"
+    );
     assert!(plain.0 <= 48.0, "plain {plain:?}");
-    for (live, said) in [plain, weighed, timed] {
+    for (live, said) in [plain, weighed, timed, both] {
         assert!((live - said).abs() < 0.05 * live, "{live} live, {said} said");
     }
 }

@@ -102,8 +102,8 @@ use tags::Tags;
 /// # Memory
 ///
 /// An entry of two `u64` takes 48 bytes in a cache of a million, as the allocator counts them, of which 16 are key and value. A
-/// weigher adds 9, and knowing time 33 (`tests/cache_memory.rs` prints them). Slots for the entries that are expected come from
-/// the system at once, and take memory as they are used.
+/// weigher adds 9, and knowing time 33, be it `ttl`, `idle` or all there is (`tests/cache_memory.rs` prints them). Slots for the
+/// entries that are expected come from the system at once, and take memory as they are used.
 ///
 /// # When values are dropped
 ///
