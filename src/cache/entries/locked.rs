@@ -13,7 +13,10 @@ use crate::cache::evict::{NIL, Nodes};
 use crate::cache::wheel::Wheel;
 use crate::clock::NEVER;
 use crate::lanes;
+#[cfg(not(floodwall_loom))]
 use crate::short::ShortGuard;
+#[cfg(floodwall_loom)]
+use crate::sync::MutexGuard as ShortGuard;
 use crate::sync::{AtomicPtr, Ordering, fence};
 
 /// A table that some may still read: no box before they have ended, since a box is alone with what it holds.

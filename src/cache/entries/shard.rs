@@ -17,8 +17,11 @@ use super::state::{Chain, State};
 use super::table::{self, Table};
 use crate::cache::evict::{Core, Node};
 use crate::lanes::{self, Hold};
+#[cfg(not(floodwall_loom))]
 use crate::short::{Short, ShortGuard};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
+#[cfg(floodwall_loom)]
+use crate::sync::{Mutex as Short, MutexGuard as ShortGuard};
 
 /// What a shard shares. Processors fetch lines in pairs.
 #[repr(align(128))]
