@@ -27,6 +27,8 @@ use crate::event::{Event, Hook};
 use crate::rng::Seeds;
 use crate::short::{Brief, BriefGuard};
 use crate::sync::{AtomicU64, Mutex, Ordering};
+#[cfg(floodwall_loom)]
+use crate::sync::{Mutex as Short, MutexGuard as ShortGuard};
 use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters, wake_first};
 
 pub(super) struct Shared<M: Manager> {

@@ -172,14 +172,25 @@ impl<K, V> Entries<K, V> {
     /// Makes one entry leave. Returns what it weighs.
     #[inline]
     fn evict(&self, locked: &mut Locked<'_, K, V>, shard: usize, gone: &mut Gone<'_, K, V>) -> Option<u64> {
-        let slots = &locked.shard.slots;
-        let slot = locked.state.order.victim(slots)?;
-        let weight = slots.weight(slot);
+        let slot = locked.state.order.victim(&locked.shard.slots)?;
+        Some(self.drive_away(locked, shard, slot, gone))
+    }
+
+    /// Makes an entry leave that is out of the order. Returns what it weighs.
+    #[inline]
+    fn drive_away(
+        &self,
+        locked: &mut Locked<'_, K, V>,
+        shard: usize,
+        slot: u32,
+        gone: &mut Gone<'_, K, V>,
+    ) -> u64 {
+        let weight = locked.shard.slots.weight(slot);
         if let Some(cell) = locked.find_slot(slot) {
             locked.remove(cell);
         }
         self.leave(locked, shard, slot, Cause::Size, gone);
-        Some(weight)
+        weight
     }
 
     /// Takes an entry out that the caller is looking at. False if somebody else did.
@@ -311,10 +322,11 @@ impl<K: Eq, V> Entries<K, V> {
         if self.is_timed || locked.has_cleared() {
             self.expire_some(&mut locked, number, now, 4, gone);
         }
+        locked.reserve();
+        // Runs the key's `Eq`, which may panic: nothing is taken before.
+        let found = locked.search(hash, &new.key);
         locked.state.credit -= weight;
         locked.state.owed = locked.state.owed.saturating_add(weight);
-        locked.reserve();
-        let found = locked.search(hash, &new.key);
         let slot = locked.fill(hash, new);
         match found {
             Ok(cell) => {
@@ -331,7 +343,7 @@ impl<K: Eq, V> Entries<K, V> {
             }
         }
         if locked.state.owed > 0 {
-            self.pay(&mut locked, number, weight, gone);
+            self.pay(&mut locked, number, slot, gone);
         }
         let excess = locked.state.credit.saturating_sub(4 * self.budget.change());
         if excess > 0 {
@@ -380,24 +392,29 @@ impl<K: Eq, V> Entries<K, V> {
     }
 
     /// Makes entries leave for one that has come, if the cache is nearly full.
-    fn pay(&self, locked: &mut Locked<'_, K, V>, number: usize, weight: u64, gone: &mut Gone<'_, K, V>) {
+    fn pay(&self, locked: &mut Locked<'_, K, V>, number: usize, come: u32, gone: &mut Gone<'_, K, V>) {
         let pending = locked.state.pending();
         // What was cleared is swept little by little, and nothing has to leave for that.
         if locked.has_cleared() || !self.budget.is_short(pending) {
             locked.state.owed = 0;
             return;
         }
+        let slots = &locked.shard.slots;
         if self.budget.is_thin(pending.saturating_add(locked.state.credit)) {
-            locked.state.owed = locked.state.owed.saturating_add(weight);
+            locked.state.owed = locked.state.owed.saturating_add(slots.weight(come));
         }
         for _ in 0..Self::VICTIMS {
-            let owed = locked.state.owed;
-            // The one that has come does not leave for itself.
-            if owed == 0 || locked.len() < 2 {
+            if locked.state.owed == 0 {
                 break;
             }
-            let Some(left) = self.evict(locked, number, gone) else { break };
-            locked.state.owed = owed.saturating_sub(left);
+            let Some(slot) = locked.state.order.victim(slots) else { break };
+            if slot == come {
+                // It does not leave for itself, whatever it replaced.
+                locked.state.order.admit(slots, come);
+                break;
+            }
+            let left = self.drive_away(locked, number, slot, gone);
+            locked.state.owed = locked.state.owed.saturating_sub(left);
         }
     }
 
