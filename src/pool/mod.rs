@@ -11,6 +11,8 @@
 
 mod builder;
 mod checkout;
+#[cfg(any(feature = "bb8-09", feature = "deadpool-013", feature = "r2d2-08"))]
+pub mod compat;
 mod core;
 mod drive;
 mod error;
@@ -36,6 +38,7 @@ pub use manager::{BlockingManager, InPlace, Manager};
 pub use postgres::{PostgresConnection, PostgresManager};
 pub use stats::{PoolSize, PoolStats};
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
@@ -244,7 +247,9 @@ impl<M: Manager> Pool<M> {
     /// longest; in a pool that [looks for leaks](PoolBuilder::leak_after), else nothing.
     pub fn held(&self) -> Vec<HeldFor> {
         let now = self.shared.clock.nanos();
-        self.shared.state().held.all(now)
+        let mut all = self.shared.state().held.all(now);
+        all.sort_by_key(|held| Reverse(held.held));
+        all
     }
 
     /// Returns the manager.
