@@ -183,7 +183,7 @@ fn a_lane_goes_from_a_thread_that_ends_to_one_that_comes() {
 #[test]
 fn what_is_inserted_while_it_is_loaded_stays() {
     model_of_reads(|| {
-        let cache = Numbers::new(2);
+        let cache = Cache::<u8, u64>::new(2);
         let source = Arc::new(AtomicU64::new(1));
         let loads = {
             let (cache, source) = (cache.clone(), source.clone());
@@ -201,7 +201,7 @@ fn what_is_inserted_while_it_is_loaded_stays() {
 #[test]
 fn what_is_inserted_while_it_is_computed_is_not_lost() {
     model_of_reads(|| {
-        let cache = Numbers::new(2);
+        let cache = Cache::<u8, u64>::new(2);
         cache.insert(7, 1).unwrap();
         let computes = {
             let cache = cache.clone();
