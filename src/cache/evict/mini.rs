@@ -114,6 +114,7 @@ impl<K: Copy + Eq + Into<u64>> Mini<K> {
 
     fn insert(&mut self, place: usize, key: K, hash: u32, weight: u64) {
         let id = self.free.pop().unwrap_or_else(|| {
+            self.reserve();
             self.keys.push(key);
             self.entries.nodes.push(Node::new());
             (self.keys.len() - 1) as u32
@@ -128,6 +129,17 @@ impl<K: Copy + Eq + Into<u64>> Mini<K> {
         self.core.admit(&self.entries, id);
         self.weight += weight;
         self.make_room();
+    }
+
+    /// Room for twice as many entries where there is none for another, but for no more than can be here at once, which is one
+    /// more than fit: twice as many as 513 would be in vain.
+    fn reserve(&mut self) {
+        let (len, most) = (self.keys.len(), usize::try_from(self.capacity).unwrap_or(usize::MAX));
+        if len == self.keys.capacity() {
+            let more = len.max(8).min((most - most.min(len)).saturating_add(1));
+            self.keys.reserve_exact(more);
+            self.entries.nodes.reserve_exact(more);
+        }
     }
 
     fn set_weight(&mut self, id: u32, weight: u64) {

@@ -336,6 +336,17 @@ fn a_million_entries_cost_less_than_ten_bytes_each() {
 }
 
 #[test]
+fn simulations_have_room_for_no_more_than_can_be_in_them() {
+    for (entries, most) in [(64, 28_000), (1_024, 190_000), (1_000_000, 750_000)] {
+        let mut selector = Selector::new(entries);
+        for key in 0..20_000 {
+            selector.access(Rng::seeded(key).next() as u32, false);
+        }
+        assert!(selector.memory() <= most, "{} bytes for {entries} entries", selector.memory());
+    }
+}
+
+#[test]
 fn choices_are_distinct_and_the_first_is_one_of_them() {
     assert_eq!(Choice::default(), CHOICES[FIRST]);
     for (number, choice) in CHOICES.iter().enumerate() {
