@@ -89,6 +89,8 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                     match lead.change(|| inner.entries.insert(hash, new, &mut gone)) {
                         Some(written) => {
                             let written = inner.written(hash, &entry, &gone, written);
+                            // Before anything is returned, as at an insert.
+                            drop(gone);
                             return Ok(written.is_ok().then_some(value));
                         }
                         None => inner.not_written(hash, &entry),

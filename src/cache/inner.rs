@@ -94,7 +94,10 @@ impl<K: Hash + Eq, V> Inner<K, V> {
                 self.flights.overtake(hash, || self.entries.insert(hash, new, &mut gone))
             }
         };
-        self.written(hash, &entry, &gone, written)
+        let written = self.written(hash, &entry, &gone, written);
+        // Before anything is returned: that would be lost if a destructor panics (rust-lang/rust#47949).
+        drop(gone);
+        written
     }
 
     /// Asks the user's code all that is to be known of an entry before it is written; if it was loaded, that took so long.
