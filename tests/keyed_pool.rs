@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use floodwall::pool::PoolError;
-use floodwall::{Call, Clock, KeyedCheckout, KeyedPool, Manager, Pool, Reason};
+use floodwall::{Call, Clock, Event, KeyedCheckout, KeyedPool, Manager, Pool, Reason};
 use proptest::prelude::*;
 use support::{millis, poll, secs};
 
@@ -144,6 +144,41 @@ fn the_connection_that_was_idle_for_longest_makes_place_for_another_key() {
     assert_eq!((net.most.load(SeqCst), pool.status().total), (3, 3));
 }
 
+#[test]
+fn calls_of_higher_priority_go_first_at_a_key_and_among_all() {
+    for (low, high) in [(0, 0), (1, 2)] {
+        let (_, pool) = hosts(1, 1, &Clock::manual());
+        let held = served(&mut get(&pool, 0));
+        let mut low: Get = Box::pin(pool.get_for(&low, Call::new().priority(10)));
+        let mut high: Get = Box::pin(pool.get_for(&high, Call::new().priority(200)));
+        waits(&mut low);
+        waits(&mut high);
+        drop(held);
+        waits(&mut low);
+        drop(served(&mut high));
+        drop(served(&mut low));
+    }
+}
+
+#[test]
+fn one_that_makes_place_is_told_of_like_any_that_is_closed() {
+    let (net, told) = (Arc::new(Net::default()), Arc::new(AtomicU64::new(0)));
+    let (made, hears) = (net.clone(), told.clone());
+    let pool = KeyedPool::new(1, move |host: &usize| {
+        let (hook, observer) = (hears.clone(), hears.clone());
+        let pool = Pool::builder(Host(made.clone(), *host)).max(1).clock(Clock::manual());
+        let pool = pool.on_close(move |connection| _ = hook.fetch_add(connection.2, SeqCst));
+        pool.observe("hosts", move |_: &str, event| {
+            if matches!(event, Event::Disconnected) {
+                observer.fetch_add(100, SeqCst);
+            }
+        })
+    });
+    drop(served(&mut get(&pool, 0)));
+    drop(served(&mut get(&pool, 1)));
+    assert_eq!((told.load(SeqCst), net.live.load(SeqCst)), (101, 1));
+}
+
 /// Callers of a busy key would hand its connections to each other for ever.
 #[tokio::test]
 async fn a_busy_key_keeps_nobody_else_out() {
@@ -223,6 +258,23 @@ fn what_a_served_caller_lays_down_gives_its_place_to_another_key() {
     let _held = served(&mut first);
     assert_eq!(served(&mut other).1, 1);
     assert_eq!(net.most.load(SeqCst), 2);
+}
+
+/// The same for a caller that goes away.
+#[test]
+fn what_a_caller_lays_down_that_goes_away_gives_its_place_to_another_key() {
+    let (net, pool) = hosts(2, 2, &Clock::manual());
+    net.closes_hang.store(true, SeqCst);
+    served(&mut get(&pool, 0)).discard();
+    net.hangs.store(true, SeqCst);
+    // It has the goodbye of the first and its own dial in hand.
+    let mut gone = get(&pool, 0);
+    waits(&mut gone);
+    let mut other = get(&pool, 1);
+    waits(&mut other);
+    assert_eq!(net.live.load(SeqCst), 2);
+    drop(gone);
+    assert_eq!((served(&mut other).1, net.most.load(SeqCst)), (1, 2));
 }
 
 #[test]

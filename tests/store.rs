@@ -436,6 +436,50 @@ mod postgres {
         assert!((4..=16).contains(&stats.connected) && stats.failed == 0, "{stats:?}");
     }
 
+    #[tokio::test]
+    async fn operations_at_the_same_time_share_a_connection_and_give_others_their_turn() {
+        let Some(server) = server() else { return };
+        let _turn = SERVER.lock().await;
+        let store = Arc::new(table::<u64, u64>(&server, "shared", 1).await);
+        let other = pool(&server, 1);
+        let mut locks = other.get().await.unwrap();
+        let transaction = locks.transaction().await.unwrap();
+        transaction.batch_execute("LOCK TABLE shared").await.unwrap();
+        let first = tokio::spawn({
+            let store = store.clone();
+            async move { store.save(&1, &1).await }
+        });
+        while store.pool().status().in_use == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut second = Box::pin(store.save(&2, &2));
+        assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(store.pool().status().waiting, 0, "it has joined the first");
+        transaction.rollback().await.unwrap();
+        second.await.unwrap();
+        first.await.unwrap().unwrap();
+
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut tasks = tokio::task::JoinSet::new();
+        for key in 0..8 {
+            let (store, is_over) = (store.clone(), is_over.clone());
+            tasks.spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    store.load(&key).await.unwrap();
+                }
+            });
+        }
+        while store.pool().stats().served < 3 {
+            tokio::task::yield_now().await;
+        }
+        let turn = tokio::time::timeout(Duration::from_secs(20), store.pool().get()).await;
+        drop(turn.expect("it comes home between").unwrap());
+        is_over.store(true, Ordering::Relaxed);
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+    }
+
     /// The next user of a connection would wait behind what its last one did not await.
     #[tokio::test]
     async fn an_operation_that_is_dropped_holds_up_nobody_for_long() {
@@ -465,6 +509,7 @@ mod postgres {
         };
         let _turn = SERVER.lock().await;
         let through = table::<u64, u64>(&server, "through", 4).await;
+        let pool = through.pool().clone();
         let through = Arc::new(CachedStore::write_through(Cache::new(1_000), through));
         let behind = table::<u64, u64>(&server, "behind", 1).await;
         let behind = WriteBehind::builder(behind)
@@ -505,6 +550,7 @@ mod postgres {
             });
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+        let connected = pool.stats().connected;
         let restart = || std::process::Command::new("sh").arg(restart).status();
         assert!(tokio::task::spawn_blocking(restart).await.unwrap().unwrap().success());
         is_back.store(true, Ordering::Relaxed);
@@ -512,7 +558,8 @@ mod postgres {
         while let Some(task) = tasks.join_next().await {
             ended.push(task.unwrap());
         }
-        assert!(failures.load(Ordering::Relaxed) > 0, "the restart was seen");
+        let seen = failures.load(Ordering::Relaxed) > 0 || pool.stats().connected > connected;
+        assert!(seen, "the restart was not seen");
         assert_eq!(after.load(Ordering::Relaxed), 160);
         assert!(behind.close(Duration::from_secs(20)).await.is_empty());
         let through = open::<u64, u64>(&server, "through", 1).await;

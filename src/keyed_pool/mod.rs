@@ -51,8 +51,8 @@ use crate::sync::{AtomicU64, Ordering};
 ///
 /// # Cost
 ///
-/// That of [`Keyed::get`](crate::Keyed::get) and of [`Pool::get`](crate::Pool::get), and four atomic operations. To make a
-/// connection when there are as many as there may be costs a look at every key.
+/// That of [`Keyed::get`](crate::Keyed::get) and of [`Pool::get`](crate::Pool::get), and some dozen atomic operations. To
+/// make a connection when there are as many as there may be costs a look at every key.
 ///
 /// # Examples
 ///

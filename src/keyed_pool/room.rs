@@ -7,7 +7,7 @@ use super::places::{Common, Place};
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::Rejected;
-use crate::gate::{Gate, Permit, Residual};
+use crate::gate::{Gate, Permit};
 use crate::pool::{Manager, Pool, PoolBuilder, PoolStatus};
 use crate::semaphore::Semaphore;
 
@@ -38,19 +38,13 @@ impl<M: Manager> Room<M> {
     }
 }
 
-/// The room of a key, in the registry of keys.
+/// The room of a key, in the registry of keys. Who uses it holds it, so that the key is not forgotten; connections that
+/// nobody uses may be.
 pub(super) struct Site<M: Manager>(pub(super) Arc<Room<M>>);
 
 impl<M: Manager> Gate for Site<M> {
     fn try_acquire_for(&self, _: Call) -> Result<Permit<'_>, Rejected> {
         unreachable!("the registry is only asked for rooms")
-    }
-
-    /// Connections that nobody uses may be forgotten.
-    fn residual(&self) -> Option<Residual> {
-        let (room, status) = (&self.0, self.0.pool.status());
-        let is_used = room.callers.in_use() || status.in_use + status.connecting > 0;
-        is_used.then_some(Residual::InUse)
     }
 }
 

@@ -10,6 +10,7 @@ use super::manager::Manager;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejected};
+use crate::event::Event;
 
 impl<M: Manager> Pool<M> {
     pub(crate) fn get_at(
@@ -48,10 +49,18 @@ impl<M: Manager> Pool<M> {
         self.shared.state().core.oldest()
     }
 
-    /// Takes that connection out of the pool.
+    /// Takes that connection out of the pool, to be closed.
     pub(crate) fn take_oldest(&self) -> Option<M::Connection> {
-        let entry = self.shared.state().core.take_oldest()?;
-        self.shared.rouse();
+        let shared = &*self.shared;
+        let mut entry = {
+            let core = &mut shared.state().core;
+            let entry = core.take_oldest()?;
+            core.counts.closed += 1;
+            entry
+        };
+        shared.hooks.closes(&mut entry.connection);
+        shared.hook.emit(Event::Disconnected);
+        shared.rouse();
         Some(entry.connection)
     }
 

@@ -11,6 +11,8 @@
 
 mod builder;
 mod checkout;
+#[cfg(any(feature = "bb8-09", feature = "deadpool-013", feature = "r2d2-08"))]
+pub mod compat;
 mod core;
 mod drive;
 mod error;

@@ -2,19 +2,27 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 use super::{Batch, Codec, CodecError, Plain, Store, Write};
+use crate::bell::Bell;
+use crate::clock::{Clock, NEVER};
 use crate::pool::{Checkout, Pool, PoolError, PostgresConnection, PostgresManager};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 /// A table of keys and values in a PostgreSQL database: `(key bytea PRIMARY KEY, value bytea NOT NULL)`.
 ///
 /// Keys and values cross by a [`Codec`], [`Plain`] unless [`codec`](Postgres::codec) sets another. For tables of another
 /// form, implement [`Store`] over a [`Pool`] of your own; this file is a model.
 ///
-/// An operation takes a connection of the pool for as long as it lasts. A batch is one statement, of arrays. If the table
-/// refuses one of its writes, the batch is halved until it is found, and the others are made.
+/// Operations that run at the same time share a connection of the pool, in which they follow one another without waiting
+/// for answers; it goes home when none is on its way, or after some hundreds. A batch is one statement, of arrays. If the
+/// table refuses one of its writes, the batch is halved until it is found, and the others are made.
 ///
 /// An operation on a connection that is lost fails. To try again is for a [`Retry`](crate::Retry) or a
 /// [`WriteBehind`](crate::WriteBehind); the pool sees to it that a server that comes back meets few new connections at a
@@ -43,6 +51,11 @@ use crate::pool::{Checkout, Pool, PoolError, PostgresConnection, PostgresManager
 /// ```
 pub struct Postgres<K, V, C = Plain> {
     pool: Pool<PostgresManager>,
+    /// The connection that was taken last, while operations are on their way in it.
+    busy: Mutex<Weak<Busy>>,
+    /// Rings when one is taken.
+    taken: Bell,
+    clock: Clock,
     table: String,
     sql: Sql,
     codec: C,
@@ -79,29 +92,59 @@ impl Sql {
     }
 }
 
-/// A connection with an operation on its way. If that fails or is dropped, the connection is checked before somebody
-/// else uses it, who might wait behind that operation.
-struct Busy<'a>(Option<Checkout<'a, PostgresManager>>);
+/// A connection with operations on their way, which follow one another without waiting for answers.
+struct Busy {
+    connection: Checkout<'static, PostgresManager>,
+    operations: AtomicU64,
+    /// One has failed or was dropped: whoever came next might wait behind it.
+    in_doubt: AtomicBool,
+}
 
-impl Busy<'_> {
-    /// The operation has ended well.
-    fn end(mut self) {
-        self.0 = None;
+impl Busy {
+    /// Then it goes home, where others may wait for it.
+    const MOST_OPERATIONS: u64 = 256;
+
+    fn takes_more(&self) -> bool {
+        // Relaxed: some more or less do no harm.
+        !self.in_doubt.load(Ordering::Relaxed)
+            && !self.connection.is_closed()
+            && self.operations.fetch_add(1, Ordering::Relaxed) < Self::MOST_OPERATIONS
     }
 }
 
-impl Deref for Busy<'_> {
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.in_doubt.load(Ordering::Relaxed) {
+            self.connection.mark_suspect();
+        }
+    }
+}
+
+/// One of them.
+struct Operation {
+    busy: Arc<Busy>,
+    has_ended: bool,
+}
+
+impl Operation {
+    /// It has ended well.
+    fn end(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Deref for Operation {
     type Target = PostgresConnection;
 
     fn deref(&self) -> &PostgresConnection {
-        self.0.as_ref().expect("it is there until the end")
+        &self.busy.connection
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Operation {
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.0 {
-            connection.mark_suspect();
+        if !self.has_ended {
+            self.busy.in_doubt.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -122,7 +165,16 @@ impl<K, V> Postgres<K, V> {
         // Of two who create the table at once one may fail, although it is there then.
         loads.map_err(|error| created.err().unwrap_or(error))?;
         drop(connection);
-        Ok(Self { pool, table: table.to_owned(), sql, codec: Plain, types: PhantomData })
+        Ok(Self {
+            pool,
+            busy: Mutex::default(),
+            taken: Bell::default(),
+            clock: Clock::system(),
+            table: table.to_owned(),
+            sql,
+            codec: Plain,
+            types: PhantomData,
+        })
     }
 }
 
@@ -134,8 +186,8 @@ struct Row {
 impl<K, V, C> Postgres<K, V, C> {
     /// Turns keys and values into bytes by `codec`. Default: [`Plain`].
     pub fn codec<D: Codec<K> + Codec<V>>(self, codec: D) -> Postgres<K, V, D> {
-        let Self { pool, table, sql, codec: _, types } = self;
-        Postgres { pool, table, sql, codec, types }
+        let Self { pool, busy, taken, clock, table, sql, codec: _, types } = self;
+        Postgres { pool, busy, taken, clock, table, sql, codec, types }
     }
 
     /// Returns the pool.
@@ -143,8 +195,36 @@ impl<K, V, C> Postgres<K, V, C> {
         &self.pool
     }
 
-    async fn connection(&self) -> Result<Busy<'_>, PostgresError> {
-        Ok(Busy(Some(self.pool.get().await?)))
+    /// Joins the operations that are on their way, or takes a connection, whichever comes first.
+    async fn connection(&self) -> Result<Operation, PostgresError> {
+        if let Some(operation) = self.join() {
+            return Ok(operation);
+        }
+        let mut get = pin!(self.pool.get());
+        loop {
+            let heard = self.taken.rings();
+            if let Some(operation) = self.join() {
+                return Ok(operation);
+            }
+            let mut taken = pin!(self.taken.wait(heard, &self.clock, NEVER));
+            let got = poll_fn(|context| match get.as_mut().poll(context) {
+                Poll::Ready(got) => Poll::Ready(Some(got)),
+                Poll::Pending => taken.as_mut().poll(context).map(|()| None),
+            });
+            if let Some(got) = got.await {
+                let (operations, in_doubt) = (AtomicU64::new(1), AtomicBool::new(false));
+                let busy = Arc::new(Busy { connection: got?.into_owned(), operations, in_doubt });
+                *self.busy.lock() = Arc::downgrade(&busy);
+                self.taken.ring();
+                return Ok(Operation { busy, has_ended: false });
+            }
+        }
+    }
+
+    fn join(&self) -> Option<Operation> {
+        let busy = self.busy.lock().upgrade();
+        let busy = busy.filter(|busy| busy.takes_more())?;
+        Some(Operation { busy, has_ended: false })
     }
 
     async fn write_rows(
