@@ -198,7 +198,12 @@ impl Clock {
     }
 
     pub(crate) fn sleep_until_nanos(&self, at: u64) -> Sleep {
-        Sleep { at, clock: self.clone(), timer: Timer::Unset, pinned: PhantomPinned }
+        self.sleep_from_nanos(0, at)
+    }
+
+    /// The same for one who has just read the time, and polls it at once: it is not read again.
+    pub(crate) fn sleep_from_nanos(&self, now: u64, at: u64) -> Sleep {
+        Sleep { at, clock: self.clone(), timer: Timer::Unset { now }, pinned: PhantomPinned }
     }
 }
 
@@ -379,7 +384,8 @@ pin_project! {
     /// Who wakes a sleeper: not decided before the first poll, since only then it is known where it runs.
     #[project = TimerProjection]
     enum Timer {
-        Unset,
+        // When it was made, if that is known.
+        Unset { now: u64 },
         Done,
         Parked { id: u64 },
         Manual { id: u64 },
@@ -397,9 +403,12 @@ impl Future for Sleep {
         loop {
             let next = match (this.timer.as_mut().project(), &this.clock.0) {
                 (TimerProjection::Done, _) => return Poll::Ready(()),
-                (TimerProjection::Unset, _) if *this.at == NEVER => return Poll::Pending,
-                (TimerProjection::Unset, _) if this.clock.nanos() >= *this.at => Timer::Done,
-                (TimerProjection::Unset, Kind::Manual(manual)) => {
+                (TimerProjection::Unset { .. }, _) if *this.at == NEVER => return Poll::Pending,
+                (TimerProjection::Unset { now: 0 }, _) => match this.clock.nanos() {
+                    now if now >= *this.at => Timer::Done,
+                    now => Timer::Unset { now: now.max(1) },
+                },
+                (TimerProjection::Unset { .. }, Kind::Manual(manual)) => {
                     match manual.arm(None, *this.at, context.waker().clone()) {
                         Some(id) => {
                             this.timer.set(Timer::Manual { id });
@@ -417,16 +426,16 @@ impl Future for Sleep {
                         None => Timer::Done,
                     }
                 }
-                (TimerProjection::Unset, Kind::Source(source)) => {
+                (TimerProjection::Unset { .. }, Kind::Source(source)) => {
                     Timer::Source { sleep: source.sleep_until(instant_of(*this.at)) }
                 }
-                (TimerProjection::Unset, _) => first_timer(*this.at, this.clock, context.waker()),
+                (TimerProjection::Unset { now }, _) => first_timer(*this.at, *now, context.waker()),
                 #[cfg(not(floodwall_loom))]
                 (TimerProjection::Parked { id }, _) => match park::rearm(*id, context.waker().clone()) {
                     park::Timer::Armed(_) => return Poll::Pending,
                     park::Timer::Fired => Timer::Done,
                     // The future moved to another thread: start again there.
-                    park::Timer::Elsewhere => Timer::Unset,
+                    park::Timer::Elsewhere => Timer::Unset { now: 0 },
                 },
                 (TimerProjection::Runtime { sleep }, _) => {
                     std::task::ready!(sleep.poll(context));
@@ -455,8 +464,8 @@ impl fmt::Debug for Sleep {
 
 /// Picks who wakes a sleeper of the system's time, here and now.
 #[cfg_attr(floodwall_loom, expect(unused_variables, reason = "models have manual clocks only"))]
-fn first_timer(at: u64, clock: &Clock, waker: &Waker) -> Timer {
-    let wait = Duration::from_nanos(at.saturating_sub(clock.nanos()));
+fn first_timer(at: u64, now: u64, waker: &Waker) -> Timer {
+    let wait = Duration::from_nanos(at.saturating_sub(now));
     #[cfg(not(floodwall_loom))]
     if let park::Timer::Armed(id) = park::arm(wait, waker.clone()) {
         return Timer::Parked { id };

@@ -14,6 +14,7 @@ mod places;
 mod prefetch;
 mod rng;
 mod shards;
+#[cfg(not(floodwall_loom))]
 mod short;
 mod slab;
 mod sync;

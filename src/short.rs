@@ -2,7 +2,7 @@
 //!
 //! It is given back by a store, where a lock that knows who waits needs an atomic exchange, which is half of what such a
 //! section costs. So nobody is woken: who finds it taken looks again, gives its processor to others after a microsecond, and
-//! sleeps if that does not help, since then its holder has lost its own.
+//! sleeps if that does not help, since then its holder has lost its own. (`tests/loom/short.rs` is a model of this very file.)
 
 use std::ops::{Deref, DerefMut};
 

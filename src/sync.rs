@@ -120,7 +120,7 @@ mod real {
 mod modelled {
     pub(crate) use loom::cell::UnsafeCell as Guarded;
     pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
     pub(crate) use loom::sync::{Condvar, MutexGuard};
     pub(crate) use loom::thread::yield_now as back_off;
@@ -210,10 +210,6 @@ mod modelled {
 
     pub(crate) fn zeroes<const N: usize>() -> [AtomicU64; N] {
         std::array::from_fn(|_| AtomicU64::new(0))
-    }
-
-    pub(crate) fn wait_for_lock(_: u32) {
-        loom::thread::yield_now();
     }
 
     /// loom's mutex, without poisoning.

@@ -249,6 +249,8 @@ pin_project! {
         line: &'a L,
         clock: &'a Clock,
         deadline: u64,
+        // When it was made, until it is polled; 0 if that is not known.
+        now: u64,
         // Before it joined the line.
         slot: Option<L::Slot>,
         // Since it joined the line.
@@ -269,7 +271,13 @@ pin_project! {
 
 impl<'a, L: Line> Wait<'a, L> {
     pub(crate) fn new(line: &'a L, clock: &'a Clock, deadline: u64, slot: L::Slot) -> Self {
-        Self { line, clock, deadline, slot: Some(slot), key: None, sleep: None }
+        Self { line, clock, deadline, now: 0, slot: Some(slot), key: None, sleep: None }
+    }
+
+    /// Spares it a reading of the clock, if it is polled at once.
+    pub(crate) const fn from(mut self, now: u64) -> Self {
+        self.now = now;
+        self
     }
 
     /// Returns the slot of this waiter while it stands in the line, which is `list`.
@@ -352,9 +360,13 @@ impl<L: Line> Future for Wait<'_, L> {
             return Poll::Pending;
         }
         // Asked first, so that whoever waits until the same time further out does not drop a waiter that is too late.
-        if this.clock.nanos() < *this.deadline {
+        let now = match std::mem::take(this.now) {
+            0 => this.clock.nanos(),
+            now => now,
+        };
+        if now < *this.deadline {
             if this.sleep.is_none() {
-                this.sleep.set(Some(this.clock.sleep_until_nanos(*this.deadline)));
+                this.sleep.set(Some(this.clock.sleep_from_nanos(now, *this.deadline)));
             }
             let sleep = this.sleep.as_mut().as_pin_mut().expect("set just now");
             std::task::ready!(sleep.poll(context));

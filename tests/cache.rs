@@ -108,6 +108,9 @@ fn what_leaves_is_dropped_at_once_in_a_small_cache_and_by_a_sweep_in_a_large_one
         assert_eq!(Arc::strong_count(&value), 2);
         drop(small.remove(&1));
         assert_eq!(Arc::strong_count(&value), 1);
+        small.insert(1, value.clone()).unwrap();
+        assert!(small.remove_if(&1, |_| true));
+        assert_eq!(Arc::strong_count(&value), 1);
     }
     let large = Cache::new(100_000);
     for key in 0..300_000 {

@@ -417,6 +417,7 @@ fn wrong_literals_panic_and_say_what_is_wrong() {
     );
     assert_eq!(message(|| Cache::builder(1).jitter(1.1)), "jitter: 1.1 must be within 0 and 1");
     assert_eq!(message(|| Cache::builder(1).jitter(f64::NAN)), "jitter: NaN must be within 0 and 1");
+    assert_eq!(message(|| Cache::builder(1).refresh_early(-1.0)), "refresh_early: -1 must be at least 0");
     let untimed = Cache::new(1);
     assert!(
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| untimed.insert_for(1, 1, zero).unwrap()))

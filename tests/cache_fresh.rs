@@ -15,7 +15,7 @@ use std::time::Duration;
 use floodwall::cache::Job;
 use floodwall::{Cache, CacheBuilder, Call, Clock, Error, Policy, block_on};
 use proptest::prelude::*;
-use support::{millis, poll, secs};
+use support::{millis, nanos, poll, secs};
 
 type Numbers = Cache<String, u32>;
 type Loaded = Result<u32, Error<&'static str>>;
@@ -533,6 +533,77 @@ fn a_soft_timeout_needs_somebody_who_finishes_the_load() {
         *panic.downcast_ref::<&str>().unwrap(),
         "soft_timeout: needs a background, which finishes the load"
     );
+}
+
+/// XFetch: with reads a second apart and loads of a second, the chance that none of them is early is the product of
+/// 1 - e^(-k / beta) over all k.
+#[test]
+fn as_many_entries_are_refreshed_early_as_expected() {
+    const ENTRIES: u32 = 4_000;
+    let early = |beta: f64, seed: u64| {
+        let clock = Clock::manual();
+        let cache =
+            Cache::builder(100_000).ttl(secs(100)).refresh_early(beta).seed(seed).clock(clock.clone());
+        let cache: Cache<u32, u32> = cache.build();
+        let (mut early, mut ahead) = (0u32, 0u64);
+        for key in 0..ENTRIES {
+            let load = |takes| {
+                clock.advance(secs(takes));
+                Ok::<_, ()>(7)
+            };
+            cache.get_or_load_blocking(&key, || load(1)).unwrap();
+            clock.advance(secs(40));
+            for left in (1..60).rev() {
+                clock.advance(secs(1));
+                let mut was_early = false;
+                cache
+                    .get_or_load_blocking(&key, || {
+                        was_early = true;
+                        load(0)
+                    })
+                    .unwrap();
+                if was_early {
+                    early += 1;
+                    ahead += left;
+                    break;
+                }
+            }
+        }
+        (early, ahead as f64 / f64::from(early))
+    };
+    for beta in [1.0, 0.5, 3.0] {
+        let (mut none, mut ahead) = (1.0, 0.0);
+        for left in (1..60).rev().map(f64::from) {
+            let chance = (-left / beta).exp();
+            ahead += none * chance * left;
+            none *= 1.0 - chance;
+        }
+        let (expected, deviation) =
+            (f64::from(ENTRIES) * (1.0 - none), (f64::from(ENTRIES) * none * (1.0 - none)).sqrt());
+        let (count, mean) = early(beta, 7);
+        assert!((f64::from(count) - expected).abs() < 4.0 * deviation, "{count} of {expected} for {beta}");
+        let mean_expected = ahead / (1.0 - none);
+        assert!((mean - mean_expected).abs() < 0.1 * mean_expected, "{mean} for {mean_expected}");
+    }
+    assert_eq!(early(1.0, 7), early(1.0, 7));
+    assert_ne!(early(1.0, 7), early(1.0, 8));
+}
+
+#[test]
+fn what_was_not_loaded_is_not_refreshed_early_and_who_sets_another_rule_has_that() {
+    let clock = Clock::manual();
+    let cache = Cache::builder(100).ttl(secs(100)).refresh_ahead(0.5).refresh_early(1e9).clock(clock.clone());
+    let cache: Cache<u32, u32> = cache.build();
+    cache.insert(1, 1).unwrap();
+    clock.advance(secs(100) - nanos(2));
+    assert_eq!(cache.get_or_load_blocking(&1, || Ok::<_, ()>(2)), Ok(1));
+    let cache = Cache::builder(100).ttl(secs(100)).refresh_early(1e9).refresh_ahead(0.5).clock(clock.clone());
+    let cache: Cache<u32, u32> = cache.build();
+    cache.insert(1, 1).unwrap();
+    clock.advance(secs(49));
+    assert_eq!(cache.get_or_load_blocking(&1, || Ok::<_, ()>(2)), Ok(1));
+    clock.advance(secs(1));
+    assert_eq!(cache.get_or_load_blocking(&1, || Ok::<_, ()>(2)), Ok(2));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Pools of connections: who gets which, when one is made, checked and closed; and the traps that other pools fell into.
 //!
-//! Traps have the numbers of our study of other pools: 1 a waiter that is never woken, 2 and 4 grants that race a
-//! cancellation or a deadline, 5 and 6 (`pool_cancel`), 7 and 8 (`pool_outage`), 11 a peer that says nothing, 12 broken
-//! connections, 13 a failed connect wakes the next, 14 the place of one that is being closed, 15 nested use, 16 panics, 17
-//! drops anywhere, 18 races of closing, 19 changes of size (and `pool_cancel`), 20 one return only, 21 a clear, 22 clocks,
-//! 23 wakers that come back, 24 needless polls, 25 changing wakers.
+//! Traps have the numbers of our study of other pools: 1 a waiter that is never woken (also `pool_line`), 2 and 4 grants
+//! that race a cancellation or a deadline, 5 and 6 (`pool_cancel`), 7 and 8 (`pool_outage`), 9 and 10 (`pool_run`), 11 a
+//! peer that says nothing, 12 broken connections, 13 a failed connect wakes the next, 14 the place of one that is being
+//! closed, 15 nested use, 16 panics (also `pool_hooks`), 17 drops anywhere, 18 races of closing (also `pool_run`), 19
+//! changes of size (also `pool_cancel`), 20 one return only, 21 a clear, 22 clocks, 23 wakers that come back, 24 needless
+//! polls, 25 changing wakers.
 #![cfg(not(floodwall_loom))]
 
 #[path = "support/server.rs"]

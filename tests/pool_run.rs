@@ -1,7 +1,8 @@
 //! What whoever runs a pool does for it: a minimum of idle connections, replacements ahead of time, signs of life, a start
 //! that fails early; and what the pool tells of itself.
 //!
-//! Traps: 9 a minimum of idle connections that is overshot or churned, 10 connections that all end together.
+//! Traps: 9 a minimum of idle connections that is overshot or churned, 10 connections that all end together, 18 a close while
+//! connections are made or checked.
 #![cfg(not(floodwall_loom))]
 
 #[path = "support/server.rs"]
@@ -165,6 +166,49 @@ fn a_start_fails_with_the_first_attempt_to_connect_or_at_its_time() {
         panic!("not refused")
     };
     assert_eq!((rejected.reason(), pool.status().total), (Reason::Closed, 0));
+}
+
+/// Trap 18.
+#[test]
+fn a_close_ends_the_dials_of_who_runs_the_pool_and_answers_who_waits() {
+    let (_, server, pool) = setup(|pool| pool.max(4));
+    server.take_time(&server.connect_time, secs(1));
+    let mut running = Box::pin(pool.run());
+    assert!(poll(&mut running).is_pending());
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(pool.get())).collect();
+    assert!(waiting.iter_mut().all(|waiter| poll(waiter).is_pending()));
+    assert!(poll(&mut running).is_pending());
+    assert_eq!((server.now(&server.dialling), pool.status().connecting), (2, 2));
+    pool.close_now();
+    for mut waiter in waiting {
+        let Poll::Ready(Err(PoolError::Rejected(rejected))) = poll(&mut waiter) else {
+            panic!("not refused")
+        };
+        assert_eq!(rejected.reason(), Reason::Closed);
+    }
+    assert!(poll(&mut running).is_ready());
+    assert_eq!((server.now(&server.dialling), server.now(&server.live), pool.status().total), (0, 0, 0));
+}
+
+/// Trap 18: what is being checked for a caller is in use; the caller gets it, and it is closed when it comes home.
+#[test]
+fn a_close_while_a_connection_is_checked_closes_it_when_it_comes_home() {
+    for is_cancelled in [false, true] {
+        let (clock, server, pool) = setup(|pool| pool.max(1));
+        drop(poll_ready(&pool));
+        clock.advance(secs(5));
+        server.take_time(&server.check_time, millis(100));
+        let mut checking = Box::pin(pool.get());
+        assert!(poll(&mut checking).is_pending());
+        pool.close_now();
+        assert_eq!((pool.status().in_use, server.now(&server.live)), (1, 1));
+        clock.advance(millis(100));
+        if !is_cancelled {
+            assert!(matches!(poll(&mut checking), Poll::Ready(Ok(_))));
+        }
+        drop(checking);
+        assert_eq!((pool.status().total, server.count(&server.closed), server.now(&server.live)), (0, 1, 0));
+    }
 }
 
 #[test]

@@ -125,19 +125,116 @@ fn each_item_wakes_one_who_waits_and_room_wakes_one_who_pushes() {
     assert_eq!(count(), [1, 0, 0]);
 }
 
-/// Trap 18: the last item of a closed queue takes the hope of all who still wait along.
+/// Trap 18: closed, a queue wakes all who wait, and has something for them or not.
 #[test]
-fn the_last_item_of_a_closed_queue_ends_every_wait() {
+fn a_queue_that_is_closed_ends_every_wait() {
     let queue = Queue::new(2);
     let (mut first, mut second) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
     let wakes = Arc::new(CountWakes::default());
     assert!(poll(&mut first).is_pending() && poll_with(&mut second, &wakes).is_pending());
     queue.try_push(1).unwrap();
-    queue.close();
     assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
-    assert_eq!(poll(&mut first), Poll::Ready(Ok(1)));
+    queue.close();
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-    assert_eq!(poll(&mut second), Poll::Ready(Err(PopError::Closed)));
+    assert_eq!(poll(&mut second), Poll::Ready(Ok(1)));
+    assert_eq!(poll(&mut first), Poll::Ready(Err(PopError::Closed)));
+    assert_eq!(queue.stats().popping, 0);
+}
+
+/// Trap 24: woken for an item and forgotten, a popper holds it back from those who wait no longer than until the next one
+/// comes or the queue is closed, and from those who come not at all.
+#[test]
+fn a_popper_that_is_forgotten_once_it_was_woken_loses_no_item() {
+    let queue = Queue::new(4);
+    let wakes = Arc::new(CountWakes::default());
+    let (mut forgotten, mut waits) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
+    assert!(poll(&mut forgotten).is_pending() && poll_with(&mut waits, &wakes).is_pending());
+    queue.try_push(1).unwrap();
+    std::mem::forget(forgotten);
+    queue.try_push(2).unwrap();
+    assert_eq!(wakes.0.swap(0, Ordering::Relaxed), 1);
+    assert_eq!(poll(&mut waits), Poll::Ready(Ok(1)));
+    assert_eq!(queue.try_pop(), Ok(2));
+
+    let mut waits = Box::pin(queue.pop());
+    assert!(poll_with(&mut waits, &wakes).is_pending());
+    queue.try_push(3).unwrap();
+    queue.close();
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(poll(&mut waits), Poll::Ready(Ok(3)));
+    assert_eq!(queue.try_pop(), Err(PopError::Closed));
+}
+
+/// Trap 25: a loser of a race that is dropped takes nothing along, whichever of them was woken.
+#[test]
+fn a_race_takes_the_item_of_its_winner_only() {
+    let (left, right) = (Queue::new(4), Queue::new(4));
+    for round in 0..100 {
+        let mut race = Box::pin(async {
+            tokio::select! {
+                biased;
+                item = left.pop() => item,
+                item = right.pop() => item,
+            }
+        });
+        assert!(poll(&mut race).is_pending());
+        right.try_push(round).unwrap();
+        left.try_push(round + 100).unwrap();
+        assert_eq!(poll(&mut race), Poll::Ready(Ok(round + 100)));
+        drop(race);
+        assert_eq!((left.try_pop(), right.try_pop()), (Err(PopError::Empty), Ok(round)));
+    }
+    assert_eq!((left.stats().popping, right.stats().popping), (0, 0));
+}
+
+/// Trap 27: newest first only while it lasts; the oldest are dropped then and not stuck, and order comes back.
+#[test]
+fn newest_first_ends_with_the_overload_and_leaves_nobody_behind() {
+    let clock = Clock::manual();
+    let queue =
+        Queue::new(1_000).codel(millis(5), millis(100)).newest_first_when_overloaded().clock(clock.clone());
+    let mut newest_first = 0;
+    for item in 0..1_000 {
+        queue.try_push(2 * item).unwrap();
+        queue.try_push(2 * item + 1).unwrap();
+        clock.advance(millis(1));
+        newest_first += u32::from(queue.try_pop() == Ok(2 * item + 1));
+    }
+    assert!(newest_first > 500, "{newest_first}");
+    let dropped = queue.stats().dropped(DropReason::Overloaded);
+    // Nothing comes any more: what is too old goes, and the rest is served.
+    while queue.try_pop().is_ok() {
+        clock.advance(millis(1));
+    }
+    let stats = queue.stats();
+    assert!(stats.dropped(DropReason::Overloaded) >= dropped);
+    assert_eq!((stats.len, stats.pushed), (0, stats.popped + stats.dropped_in_all()));
+    // Served at once for longer than an interval, it is not overloaded any more.
+    for item in 0..300 {
+        queue.try_push(item).unwrap();
+        assert_eq!(queue.try_pop(), Ok(item));
+        clock.advance(millis(1));
+    }
+    (1..=3).for_each(|item| queue.try_push(item).unwrap());
+    assert_eq!(all(&queue), [1, 2, 3]);
+}
+
+/// What a queue that is closed at once returns comes to nobody else, and all who wait are told.
+#[test]
+fn closed_at_once_it_returns_what_is_inside_and_nothing_else() {
+    let queue = Queue::new(1).priorities(Priorities::strict_from(200));
+    let mut pop = Box::pin(queue.pop());
+    assert!(poll(&mut pop).is_pending());
+    queue.try_push(1).unwrap();
+    let mut push = Box::pin(queue.push_for(2, Call::new().priority(255)));
+    assert!(poll(&mut push).is_pending());
+    assert_eq!(queue.close_now(), [1]);
+    assert_eq!(poll(&mut pop), Poll::Ready(Err(PopError::Closed)));
+    let Poll::Ready(Err(error)) = poll(&mut push) else { panic!("it waits at a closed queue") };
+    assert_eq!((error.reason(), error.into_item()), (Reason::Closed, 2));
+    assert_eq!((queue.close_now(), queue.is_closed(), queue.len()), (vec![], true, 0));
+    let stats = queue.stats();
+    assert_eq!((stats.popped, stats.pushing, stats.popping), (0, 0, 0));
 }
 
 /// Trap 27: pushers of a class that has used up its room do not keep another one from the places kept for it.

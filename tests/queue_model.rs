@@ -303,7 +303,7 @@ impl Twin {
     /// What a popper gets that looks, and has waited under this number, if it has.
     fn look(&mut self, number: u64, is_late: bool, says: &[u64]) -> Poll<Result<u64, PopError>> {
         let place = self.poppers.iter().position(|popper| popper.number == number);
-        let is_granted = place.is_none_or(|place| self.poppers[place].is_granted);
+        let is_granted = self.is_closed || place.is_none_or(|place| self.poppers[place].is_granted);
         if is_granted {
             place.map(|place| self.poppers.remove(place));
             if let Some(id) = self.pop(says) {
@@ -527,10 +527,10 @@ impl<'a> Both<'a> {
                 let first = self.next;
                 self.next += count as u64;
                 let mut rest: Vec<u64> = self.queue.try_push_many(first..first + count as u64).collect();
-                self.follow_evictions();
                 let class = u8::from(self.twin.kind.has_classes);
                 for id in first..first + count as u64 {
                     let item = Item { id, weight: 1, class, deadline: None };
+                    self.follow_evictions();
                     if self.twin.push(item, false, false) != Pushed::In {
                         assert_eq!(rest.first(), Some(&id));
                         break;
@@ -629,7 +629,7 @@ impl<'a> Both<'a> {
             let push = self.pushes.iter().find(|push| push.id == pusher.item.id).unwrap();
             assert!(push.is_woken(), "{pusher:?} was not woken");
         }
-        for popper in twin.poppers.iter().filter(|popper| popper.is_granted || twin.is_over()) {
+        for popper in twin.poppers.iter().filter(|popper| popper.is_granted || twin.is_closed) {
             let pop = self.pops.iter().find(|pop| pop.id == popper.number).unwrap();
             assert!(pop.is_woken(), "{popper:?} was not woken");
         }

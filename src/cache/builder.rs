@@ -13,6 +13,7 @@ use super::{Cache, Cause, Entries, Inner, Room, Settings};
 use crate::clock::Clock;
 use crate::event::Hook;
 use crate::flight::Flights;
+use crate::rng::Seeds;
 use crate::setters::setters;
 
 /// The settings of a [`Cache`], made by [`Cache::builder`].
@@ -44,6 +45,7 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
                 negative: None,
                 tags: None,
                 background: None,
+                seeds: Seeds::from_entropy(),
                 soft_timeout: Duration::MAX,
             },
             clock: Clock::system(),

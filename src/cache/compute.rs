@@ -82,7 +82,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
                 Compute::Keep => return Ok(old),
                 Compute::Put(value) => {
                     let (key, kept) = (key.to_owned(), value.clone());
-                    let entry = inner.prepare(hash, &key, &kept, None);
+                    let entry = inner.prepare(hash, &key, &kept, None, 0);
                     let (weight, life) = (entry.weight, entry.life);
                     let insert = || inner.entries.insert(hash, key, kept, weight, life);
                     match lead.change(insert) {

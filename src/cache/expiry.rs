@@ -66,6 +66,8 @@ pub(super) struct Rules {
     pub(super) jitter: u64,
     /// At which share of its time to live an entry is due to be refreshed.
     pub(super) ahead: u64,
+    /// By how many times its load an entry is refreshed before its end, on average; 0 if it is not.
+    pub(super) early: f64,
     /// How long an entry is given out after its end while it is refreshed, and when it could not be.
     pub(super) revalidate: u64,
     pub(super) on_error: u64,
@@ -81,6 +83,7 @@ impl Rules {
         idle: NEVER,
         jitter: 0,
         ahead: WHOLE,
+        early: 0.0,
         revalidate: 0,
         on_error: 0,
         after_read: false,
@@ -89,7 +92,7 @@ impl Rules {
 
     /// Whether entries may be refreshed, and have a word that says when.
     pub(super) const fn refreshes(&self) -> bool {
-        self.ahead < WHOLE || self.revalidate > 0 || self.on_error > 0
+        self.ahead < WHOLE || self.early > 0.0 || self.revalidate > 0 || self.on_error > 0
     }
 
     /// Whether reads move the time of an entry.
@@ -97,7 +100,7 @@ impl Rules {
         self.idle < NEVER || self.after_read
     }
 
-    const fn caps(&self) -> bool {
+    pub(super) const fn caps(&self) -> bool {
         self.idle < NEVER && (self.ttl < NEVER || self.each)
     }
 
@@ -112,7 +115,7 @@ impl Rules {
         if self.refreshes() { 1 } else { MOST_WORDS }
     }
 
-    const fn cap_word(&self) -> usize {
+    pub(super) const fn cap_word(&self) -> usize {
         if self.caps() { 1 + self.refreshes() as usize } else { MOST_WORDS }
     }
 
@@ -121,14 +124,19 @@ impl Rules {
         self.revalidate.max(self.on_error).min(LONGEST_KEPT)
     }
 
-    /// Returns the times of an entry that is written at `now` to live for `ttl`.
-    pub(super) fn life(&self, now: u64, ttl: u64, hash: u64) -> Life {
+    /// Returns the times of an entry that is written at `now` to live for `ttl`, and whose load took so long.
+    pub(super) fn life(&self, now: u64, ttl: u64, hash: u64, took: u64) -> Life {
         let ttl = self.jittered(ttl, hash);
         let cap = now.saturating_add(ttl);
         let mut life = Life { now, ..Life::FOREVER };
         let leaves = self.leaves(cap.min(now.saturating_add(self.idle)));
+        let due = if self.early > 0.0 {
+            self.early_from(cap, took)
+        } else {
+            cap.min(now.saturating_add(share_of(ttl, self.ahead)))
+        };
         // Even: the lowest bit says that it was moved.
-        let due = cap.min(now.saturating_add(share_of(ttl, self.ahead))) & !1;
+        let due = due & !1;
         for (word, time) in [(0, leaves), (self.due_word(), due), (self.cap_word(), cap)] {
             if let Some(word) = life.words.get_mut(word) {
                 *word = time;
@@ -158,7 +166,7 @@ impl Rules {
     }
 
     /// When the time of an entry ends.
-    fn end(&self, leaves: u64) -> u64 {
+    pub(super) fn end(&self, leaves: u64) -> u64 {
         if leaves == NEVER { NEVER } else { leaves.saturating_sub(self.kept()) }
     }
 
@@ -199,7 +207,10 @@ impl Rules {
     pub(super) fn live_on(&self, times: Times<'_>, now: u64, ttl: u64) {
         let mut old = times.expires();
         let leaves = self.leaves(now.saturating_add(ttl));
-        while (old & 1 == 0 || old == NEVER) && old != leaves && !times.exchange(0, old, leaves) {
+        while (old & 1 == 0 || old == NEVER) && old != leaves {
+            if times.exchange(0, old, leaves) {
+                return self.end_moved(times, self.end(old), self.end(leaves));
+            }
             old = times.expires();
         }
     }
@@ -220,7 +231,7 @@ mod tests {
     use crate::sync::AtomicU64;
 
     fn entry(rules: &Rules, now: u64) -> Vec<AtomicU64> {
-        let life = rules.life(now, rules.ttl, 7);
+        let life = rules.life(now, rules.ttl, 7, 0);
         life.words[..rules.words()].iter().map(|word| AtomicU64::new(*word)).collect()
     }
 

@@ -3,9 +3,14 @@
 //! An entry has one word for this beside the time when it leaves: from when on it is due to be refreshed. Whoever finds it
 //! due moves the word ahead, and is the one to refresh it; if that fails the word says when to try again. Its lowest bit
 //! says that it was moved, so that nobody takes it for what was written.
+//!
+//! Where entries are refreshed early, the word of one that nobody has moved lies as long before the end as its load takes, times
+//! beta. That is the unit in which what is left is measured: the chance that an entry is due is e to the power of minus
+//! that (A. Vattani, F. Chierichetti and K. Lowenstein, "Optimal probabilistic cache stampede prevention", 2015).
 
 use super::expiry::Rules;
 use super::times::Times;
+use crate::clock::NEVER;
 
 const SECOND: u64 = 1_000_000_000;
 /// How long whoever has claimed a refresh has for it, before another one may. Only for those that vanish: a refresh in
@@ -40,7 +45,8 @@ impl Rules {
         let due = times.get(self.due_word());
         let left = self.left(times, now);
         if left.is_some() {
-            return (if due <= now { State::Due } else { State::Good }, left);
+            let is_due = due <= now && (self.early == 0.0 || due & 1 == 1);
+            return (if is_due { State::Due } else { State::Good }, left);
         }
         let (leaves, kept) = (times.expires(), self.kept());
         if leaves <= now {
@@ -55,6 +61,38 @@ impl Rules {
             (false, false, true) => State::Spare,
         };
         (state, None)
+    }
+
+    /// The time from which an early refresh of an entry is measured that ends at `cap`.
+    pub(super) fn early_from(&self, cap: u64, took: u64) -> u64 {
+        // A cast ends at the largest number.
+        if cap == NEVER { NEVER } else { cap.saturating_sub((took as f64 * self.early) as u64) }
+    }
+
+    /// Whether an entry that is good is refreshed before its end; `draw` gives 64 random bits.
+    #[inline]
+    pub(super) fn is_early(&self, times: Times<'_>, now: u64, draw: impl FnOnce() -> u64) -> bool {
+        if self.early == 0.0 {
+            return false;
+        }
+        let from = times.get(self.due_word());
+        let end = if self.caps() { times.get(self.cap_word()) } else { self.end(times.expires()) };
+        let (scale, left) = (end.saturating_sub(from), end.saturating_sub(now));
+        // Somebody has moved it; or what is left is so many units that it would not happen in the age of the world.
+        if from & 1 == 1 || left / 64 >= scale {
+            return false;
+        }
+        let drawn = draw() as f64 / u64::MAX as f64;
+        drawn < (-(left as f64) / scale as f64).exp()
+    }
+
+    /// Hears that a reader has moved the end of an entry: it is refreshed as long before the new one.
+    pub(super) fn end_moved(&self, times: Times<'_>, old: u64, new: u64) {
+        let from = times.get(self.due_word());
+        if self.early > 0.0 && !self.caps() && from & 1 == 0 {
+            let moved = if new == NEVER { NEVER - 1 } else { new.saturating_sub(old.saturating_sub(from)) };
+            times.exchange(self.due_word(), from, moved & !1);
+        }
     }
 
     /// Claims the refresh of an entry that is due; `None` if another one has.
@@ -97,7 +135,6 @@ const fn waits(due: u64, now: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::NEVER;
     use crate::sync::AtomicU64;
 
     const RULES: Rules = Rules {
@@ -109,7 +146,7 @@ mod tests {
     };
 
     fn entry(rules: &Rules, now: u64) -> Vec<AtomicU64> {
-        let life = rules.life(now, rules.ttl, 7);
+        let life = rules.life(now, rules.ttl, 7, SECOND);
         life.words[..rules.words()].iter().map(|word| AtomicU64::new(*word)).collect()
     }
 
@@ -135,6 +172,41 @@ mod tests {
         for (at, worth, over) in table {
             assert_eq!(state(at), (worth, over), "{at}");
         }
+    }
+
+    #[test]
+    fn an_early_refresh_is_as_likely_as_the_paper_says() {
+        let rules = Rules { ttl: 200 * SECOND, early: 2.0, ..Rules::FOREVER };
+        let entry = entry(&rules, 0);
+        let times = Times(&entry);
+        // Its load took a second: it is due if a number between 0 and 1 is below e^(-left / 2 s).
+        for (at, chance) in [(198.0, (-1.0f64).exp()), (199.0, (-0.5f64).exp()), (180.0, (-10.0f64).exp())] {
+            let now = (at * 1e9) as u64;
+            assert_eq!(rules.state(times, now).0, State::Good);
+            let below = ((chance - 1e-9) * u64::MAX as f64) as u64;
+            let above = ((chance + 1e-9) * u64::MAX as f64) as u64;
+            assert!(rules.is_early(times, now, || below), "at {at}");
+            assert!(!rules.is_early(times, now, || above), "at {at}");
+        }
+        assert!(!rules.is_early(times, 0, || panic!("so long before its end nothing is drawn")));
+        let claim = rules.claim(times, 199 * SECOND).unwrap();
+        assert!(!rules.is_early(times, 199 * SECOND, || 0), "another one refreshes it");
+        rules.failed(claim, times, 199 * SECOND);
+        assert_eq!(rules.state(times, 199 * SECOND + SECOND / 2).0, State::Good);
+        assert!(rules.claim(times, 199 * SECOND + SECOND / 2).is_none());
+    }
+
+    #[test]
+    fn an_entry_that_lives_on_is_refreshed_as_long_before_its_new_end() {
+        let rules = Rules { ttl: 100 * SECOND, early: 2.0, after_read: true, ..Rules::FOREVER };
+        let entry = entry(&rules, 0);
+        let times = Times(&entry);
+        rules.live_on(times, 50 * SECOND, 100 * SECOND);
+        assert!(!rules.is_early(times, 99 * SECOND, || u64::MAX / 1000));
+        assert!(rules.is_early(times, 148 * SECOND, || u64::MAX / 3));
+        assert!(!rules.is_early(times, 148 * SECOND, || u64::MAX / 2));
+        rules.live_on(times, 50 * SECOND, NEVER);
+        assert!(!rules.is_early(times, 148 * SECOND, || 0), "what never ends is never refreshed");
     }
 
     #[test]

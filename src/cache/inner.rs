@@ -83,16 +83,16 @@ impl<K: Hash + Eq, V> Inner<K, V> {
     /// Writes an entry; for how long may be said. Loads of the key that run meanwhile are not kept.
     pub(super) fn insert(&self, key: K, value: V, ttl: Option<u64>) -> Result<(), TooHeavy<V>> {
         let hash = self.hash(&key);
-        let entry = self.prepare(hash, &key, &value, ttl);
+        let entry = self.prepare(hash, &key, &value, ttl, 0);
         let (weight, life) = (entry.weight, entry.life);
         let written = self.flights.overtake(hash, || self.entries.insert(hash, key, value, weight, life));
         self.written(hash, entry, written)
     }
 
-    /// Asks the user's code all that is to be known of an entry before it is written.
-    pub(super) fn prepare(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>) -> Prepared {
+    /// Asks the user's code all that is to be known of an entry before it is written; if it was loaded, that took so long.
+    pub(super) fn prepare(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>, took: u64) -> Prepared {
         let weight = self.settings.weigher.as_ref().map_or(1, |weigh| weigh(key, value));
-        let life = self.life(hash, key, value, ttl);
+        let life = self.life(hash, key, value, ttl, took);
         let tags = self.settings.tags.as_ref().map_or_else(Vec::new, |tags| tags.of(key, value));
         if let Some(index) = &self.settings.tags {
             index.entered(hash, &tags);
@@ -121,7 +121,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
         }
     }
 
-    fn life(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>) -> Life {
+    fn life(&self, hash: u64, key: &K, value: &V, ttl: Option<u64>, took: u64) -> Life {
         if !self.timed() {
             return Life::FOREVER;
         }
@@ -137,7 +137,7 @@ impl<K: Hash + Eq, V> Inner<K, V> {
                 None => expiry.after_create(key, value),
             }))
         };
-        rules.life(now, ttl.or_else(negative).or_else(computed).unwrap_or(rules.ttl), hash)
+        rules.life(now, ttl.or_else(negative).or_else(computed).unwrap_or(rules.ttl), hash, took)
     }
 
     /// Why an entry leaves that is removed at `now`.

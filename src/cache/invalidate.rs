@@ -40,16 +40,16 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         let hash = self.inner.hash(key);
         loop {
             let now = self.inner.now();
-            let removed = self.inner.entries.peek(hash, key, |found| {
-                if found.times.is_over(now) || !test(found.value) {
-                    return Some(false);
-                }
-                // Else it was replaced since it was found.
-                self.inner.remove_found(hash, &found).then_some(true)
+            let taken = self.inner.entries.peek(hash, key, |found| {
+                let goes = !found.times.is_over(now) && test(found.value);
+                goes.then(|| self.inner.take_found(hash, &found))
             });
-            match removed {
-                Some(None) => {}
-                done => return done.flatten().unwrap_or(false),
+            let Some(gone) = taken.flatten() else { return false };
+            // Else it was replaced since it was found.
+            if gone.iter().next().is_some() {
+                // No longer read by us: it may be dropped here.
+                self.inner.tell(gone);
+                return true;
             }
         }
     }
@@ -205,11 +205,16 @@ impl<K: Hash + Eq, V> Drop for ClearOnDrop<K, V> {
 }
 
 impl<K: Hash + Eq, V> Inner<K, V> {
-    /// Removes an entry that is held at this moment, if it is still there.
-    pub(super) fn remove_found(&self, hash: u64, held: &Found<'_, K, V>) -> bool {
+    /// Takes out an entry that is held at this moment, if it is still there.
+    fn take_found(&self, hash: u64, held: &Found<'_, K, V>) -> Gone<'_, K, V> {
         let now = self.now();
         let why = |found: Found<'_, K, V>| found.is(held).then(|| self.cause(&found, now));
-        let gone = self.flights.overtake(hash, || self.entries.remove_if(hash, held.key, why));
+        self.flights.overtake(hash, || self.entries.remove_if(hash, held.key, why))
+    }
+
+    /// Removes an entry that is held at this moment, if it is still there.
+    fn remove_found(&self, hash: u64, held: &Found<'_, K, V>) -> bool {
+        let gone = self.take_found(hash, held);
         let removed = gone.iter().next().is_some();
         self.tell(gone);
         removed

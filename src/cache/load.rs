@@ -232,7 +232,8 @@ impl<K: Hash + Eq, V: Clone> Load<'_, K, V> {
     pub(super) fn install(mut self, key: K, value: &V) -> bool {
         let (inner, hash) = (self.inner, self.hash);
         let kept = value.clone();
-        let entry = inner.prepare(hash, &key, &kept, None);
+        let took = inner.clock.nanos().saturating_sub(self.start);
+        let entry = inner.prepare(hash, &key, &kept, None, took);
         // Asked after the entry is in the index: a removal that comes later finds it there.
         let removed =
             inner.settings.tags.as_ref().is_some_and(|tags| tags.removed_since(self.removals, &key, &kept));

@@ -80,6 +80,7 @@ use crate::clock::Clock;
 use crate::error::saturating_nanos;
 use crate::event::Hook;
 use crate::flight::Flights;
+use crate::rng::Seeds;
 use entries::{Entries, Room};
 use expiry::Rules;
 use hash::Seed;
@@ -155,6 +156,8 @@ struct Settings<K, V> {
     negative: Option<(IsNegative<V>, u64)>,
     tags: Option<Tags<K, V>>,
     background: Option<Box<dyn Fn(Job) + Send + Sync>>,
+    /// What early refreshes are drawn from.
+    seeds: Seeds,
     soft_timeout: Duration,
 }
 

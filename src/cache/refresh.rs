@@ -53,8 +53,12 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             return inner.look(hash, key, |found| found.value.clone()).map_or(Asked::Absent, Asked::Value);
         }
         let now = inner.now();
+        let draw = || inner.settings.seeds.next().next();
         let judge = |found: &Found<'_, K, V>| match rules.state(found.times, now) {
             (State::Over, _) => None,
+            (State::Good, Some(left)) if rules.is_early(found.times, now, draw) => {
+                Some((State::Due, Some(left)))
+            }
             state => Some(state),
         };
         let asked = inner.entries.read(hash, key, judge, |found, (state, left)| {
@@ -179,7 +183,7 @@ where
     ///
     /// | its age | it is given out | it is loaded |
     /// |---|---|---|
-    /// | up to [`refresh_ahead`](CacheBuilder::refresh_ahead) of its time | at once | not |
+    /// | up to [`refresh_ahead`](CacheBuilder::refresh_ahead) of its time, or until [by chance](CacheBuilder::refresh_early) | at once | not |
     /// | up to its time | at once | by one in the background |
     /// | [`stale_while_revalidate`](CacheBuilder::stale_while_revalidate) more | at once | by one in the background |
     /// | [`stale_if_error`](CacheBuilder::stale_if_error) more | if the load fails, or is slower than [`soft_timeout`](CacheBuilder::soft_timeout) | by one, for all |

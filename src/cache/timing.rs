@@ -4,8 +4,9 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::CacheBuilder;
-use super::expiry::{Expiry, fixed};
+use super::expiry::{Expiry, WHOLE, fixed};
 use crate::error::{absurd, saturating_nanos};
+use crate::rng::Seeds;
 
 impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     /// Lets each entry live for `ttl` after it was written. Default: for ever.
@@ -102,7 +103,60 @@ impl<K: Hash + Eq, V> CacheBuilder<K, V> {
     /// ```
     #[track_caller]
     pub fn refresh_ahead(mut self, share: f64) -> Self {
-        self.settings.rules.ahead = share_within_1("refresh_ahead", share);
+        let rules = &mut self.settings.rules;
+        (rules.ahead, rules.early) = (share_within_1("refresh_ahead", share), 0.0);
+        self
+    }
+
+    /// Refreshes an entry that is asked for shortly before its end, at random: each time with a chance of e to the power of
+    /// minus what is left of its time, in units of `beta` times what its load took. Default: 0, when its time is over.
+    ///
+    /// In place of [`refresh_ahead`](Self::refresh_ahead): of the two the one that is set last holds. It is for a source that
+    /// many processes ask, whose entries would all be due at the same share of their time. What is hot is refreshed
+    /// some loads before its end by one of them, what is asked for seldom hardly before it. 1 suits most; more is earlier. Who
+    /// refreshes, and what others get meanwhile, is as it is there.
+    ///
+    /// An entry that was inserted and not loaded has taken no time, and is not refreshed early.
+    ///
+    /// The rule is XFetch (A. Vattani, F. Chierichetti and K. Lowenstein, "Optimal probabilistic cache stampede prevention",
+    /// 2015).
+    ///
+    /// # Panics
+    ///
+    /// If `beta` is negative or not finite.
+    ///
+    /// # Cost
+    ///
+    /// A power and a random number for who [loads](crate::Cache::get_or_load) an entry within 64 such units of its end.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use floodwall::{Cache, Clock};
+    ///
+    /// let (clock, secs) = (Clock::manual(), Duration::from_secs);
+    /// let rates = Cache::builder(100).ttl(secs(60)).refresh_early(1.0).clock(clock.clone()).build();
+    /// let mut loads = 0;
+    /// for _ in 0..60 {
+    ///     rates.get_or_load_blocking(&"eur", || {
+    ///         loads += 1;
+    ///         clock.advance(secs(10)); // It takes that long.
+    ///         Ok::<_, ()>(1.1)
+    ///     }).unwrap();
+    ///     clock.advance(secs(1));
+    /// }
+    /// assert!((1..=6).contains(&loads));
+    /// ```
+    #[track_caller]
+    pub fn refresh_early(mut self, beta: f64) -> Self {
+        assert!(beta >= 0.0 && beta.is_finite(), "refresh_early: {beta} must be at least 0");
+        let rules = &mut self.settings.rules;
+        (rules.ahead, rules.early) = (WHOLE, beta);
+        self
+    }
+
+    /// Draws the same [early refreshes](Self::refresh_early) in each run. Default: a random seed.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.seeds = Seeds::seeded(seed);
         self
     }
 

@@ -113,7 +113,7 @@ impl<M: Manager> Shared<M> {
                 First::None => {
                     let since = if again { self.clock.nanos() } else { start };
                     let slot = Slot::new(call.priority, again, since);
-                    let (entry, now) = self.line_up(slot, start, deadline).await?;
+                    let (entry, now) = self.line_up(slot, since, start, deadline).await?;
                     (Checkout::new(self, entry), now)
                 }
             };
@@ -149,6 +149,7 @@ impl<M: Manager> Shared<M> {
     async fn line_up(
         &self,
         slot: Slot<M::Connection>,
+        since: u64,
         start: u64,
         deadline: u64,
     ) -> Result<(Box<Entry<M::Connection>>, u64), PoolError<M::Error>> {
@@ -157,7 +158,7 @@ impl<M: Manager> Shared<M> {
         }
         // In this order, so that who is dropped leaves the line first, and then lays down what it drives.
         let mut driver = Driver::waiting(self);
-        let mut wait = pin!(Wait::new(self, &self.clock, deadline, slot));
+        let mut wait = pin!(Wait::new(self, &self.clock, deadline, slot).from(since));
         let mut is_new = true;
         let waited = poll_fn(|context| {
             loop {

@@ -61,9 +61,7 @@ impl Held {
     }
 
     pub(super) fn all(&self, now: u64) -> Vec<HeldFor> {
-        let mut all: Vec<HeldFor> = self.outs.values().map(|out| out.held(now)).collect();
-        all.sort_by_key(|held| std::cmp::Reverse(held.held));
-        all
+        self.outs.values().map(|out| out.held(now)).collect()
     }
 }
 

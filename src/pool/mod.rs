@@ -38,6 +38,7 @@ pub use manager::{BlockingManager, InPlace, Manager};
 pub use postgres::{PostgresConnection, PostgresManager};
 pub use stats::{PoolSize, PoolStats};
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
@@ -246,7 +247,9 @@ impl<M: Manager> Pool<M> {
     /// longest; in a pool that [looks for leaks](PoolBuilder::leak_after), else nothing.
     pub fn held(&self) -> Vec<HeldFor> {
         let now = self.shared.clock.nanos();
-        self.shared.state().held.all(now)
+        let mut all = self.shared.state().held.all(now);
+        all.sort_by_key(|held| Reverse(held.held));
+        all
     }
 
     /// Returns the manager.

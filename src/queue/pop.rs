@@ -10,7 +10,9 @@ use crate::clock::{NEVER, Sleep};
 
 /// Takes the next item of a queue once there is one; made by [`Queue::pop`].
 ///
-/// Dropping it loses nothing: the item stays in its place in the queue until this future is polled for it.
+/// Dropping it loses nothing: the item stays in its place in the queue until this future is polled for it. Kept and never
+/// polled, or [forgotten](std::mem::forget), it loses nothing either; but it may have been woken for an item, of which others
+/// that wait then hear only as the next one comes, or the queue is closed.
 #[must_use = "nothing is popped unless it is awaited"]
 pub struct Pop<'a, T> {
     queue: &'a Queue<T>,

@@ -267,9 +267,6 @@ impl<T> State<T> {
             }
         }
         self.grant(effects);
-        if self.is_over() {
-            self.wake_poppers(effects);
-        }
     }
 
     fn move_in(&mut self, key: usize, now: u64, effects: &mut Effects<T>) {
@@ -329,9 +326,11 @@ impl<T> State<T> {
         effects: &mut Effects<T>,
     ) -> Look<T> {
         let Some(popper) = self.poppers.get_mut(key) else { return Look::Closed };
-        if popper.is_granted {
-            self.poppers.remove(key);
-            self.granted -= 1;
+        // Closed, what is there is for whoever comes: not all come who were woken for it.
+        if popper.is_granted || self.is_closed {
+            let popper = self.poppers.remove(key);
+            self.granted -= usize::from(popper.as_ref().is_some_and(|popper| popper.is_granted));
+            effects.unused = popper.and_then(|popper| popper.waker);
             if let Some(taken) = self.pop(now, effects) {
                 return Look::Taken(taken);
             }
@@ -343,10 +342,6 @@ impl<T> State<T> {
             let waker = waker.take();
             let look = if waker.is_some() { Look::NotYet } else { Look::NoWaker };
             return look(self.poppers.push_before(first, Popper { waker, is_granted: false }));
-        }
-        if self.is_over() {
-            effects.unused = self.poppers.remove(key).and_then(|popper| popper.waker);
-            return Look::Closed;
         }
         let own = &mut self.poppers.get_mut(key).expect("found above").waker;
         match is_told(own, current, waker) {
@@ -418,16 +413,14 @@ impl<T> State<T> {
         (pusher.entry.map(|entry| entry.item), pusher.waker)
     }
 
-    /// Lets nothing in any more. Pushers that wait are refused; poppers get what is left.
+    /// Lets nothing in any more. Pushers that wait are refused; poppers look once more, and get what is left.
     pub(super) fn close(&mut self, effects: &mut Effects<T>) {
         self.is_closed = true;
         self.reopen();
         while let Some(key) = self.pushers.first() {
             self.refuse(key, Reason::Closed, effects);
         }
-        if self.is_over() {
-            self.wake_poppers(effects);
-        }
+        self.wake_poppers(effects);
     }
 }
 

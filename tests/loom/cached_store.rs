@@ -9,9 +9,9 @@ use super::*;
 
 type Rows = Arc<MemoryStore<u8, u64>>;
 
-/// In a thread of its own, as models of caches are.
+/// In a thread of its own, as models of caches are; with a stack, in words, in which a whole stack of futures has room.
 fn model_of_writes(check: impl Fn() + Send + Sync + Copy + 'static) {
-    model_of(2, move || thread::spawn(check).join().unwrap());
+    model_of(2, move || thread::Builder::new().stack_size(0x4000).spawn(check).unwrap().join().unwrap());
 }
 
 fn cached() -> (CachedStore<u8, u64, Rows>, Rows) {

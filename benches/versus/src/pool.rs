@@ -119,6 +119,11 @@ fn ours_patient(max: usize) -> Pool<InPlace<Numbers>> {
     warm(Pool::builder(Numbers.in_place()).max(max).timeout(Duration::MAX).build(), max)
 }
 
+/// As bb8's, where whoever comes first takes what came home.
+fn ours_barging(max: usize) -> Pool<InPlace<Numbers>> {
+    warm(Pool::builder(Numbers.in_place()).max(max).barging().build(), max)
+}
+
 fn warm(pool: Pool<InPlace<Numbers>>, max: usize) -> Pool<InPlace<Numbers>> {
     drop((0..max).map(|_| pool.get_blocking().unwrap()).collect::<Vec<_>>());
     pool
@@ -227,6 +232,9 @@ fn crowd<const TASKS: usize>(name: &'static str, threads: usize) -> Case {
     Case::new(name)
         .peer("floodwall", (rt(), ours(4)), |it| run(TASKS, it, visits!(pool => pool.get().await.unwrap())))
         .peer("floodwall, no limit of time", (rt(), ours_patient(4)), |it| {
+            run(TASKS, it, visits!(pool => pool.get().await.unwrap()))
+        })
+        .peer("floodwall, barging", (rt(), ours_barging(4)), |it| {
             run(TASKS, it, visits!(pool => pool.get().await.unwrap()))
         })
         .peer("deadpool", (rt(), deadpool_of(4)), |it| {

@@ -112,6 +112,7 @@ impl<'a, K, V> Locked<'a, K, V> {
     }
 
     /// Takes all entries out of the table, in constant time. They wait to be swept, and take room as before.
+    #[inline(never)]
     pub(super) fn clear(&mut self, now: u64) {
         let (len, weight) = (self.len(), self.shard.weight());
         if len == 0 {

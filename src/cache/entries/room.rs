@@ -392,6 +392,8 @@ impl<K: Eq, V> Entries<K, V> {
     }
 
     /// Takes all entries out of the table at once, and makes some of them leave. Returns them, and whether those are all.
+    #[cold]
+    #[inline(never)]
     pub(in crate::cache) fn clear(&self, now: u64) -> (Gone<'_, K, V>, bool) {
         let mut gone = Gone::new(self);
         self.shards.iter().for_each(|shard| shard.lock().clear(now));
