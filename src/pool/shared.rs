@@ -25,8 +25,12 @@ use crate::clock::{Clock, NEVER};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook};
 use crate::rng::Seeds;
+#[cfg(not(floodwall_loom))]
 use crate::short::{Short, ShortGuard};
 use crate::sync::{AtomicU64, Mutex, Ordering};
+// The lock has a model of its own.
+#[cfg(floodwall_loom)]
+use crate::sync::{Mutex as Short, MutexGuard as ShortGuard};
 use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters, wake_first};
 
 pub(super) struct Shared<M: Manager> {
