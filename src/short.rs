@@ -30,15 +30,6 @@ pub(crate) struct ShortGuard<'a, T> {
     value: *mut T,
 }
 
-/// A short lock that is one step of much else. A model of that takes it for a plain lock: what is looked at again and again
-/// multiplies the ways in which threads interleave, and `Short` has models of its own.
-#[cfg(not(floodwall_loom))]
-pub(crate) type Brief<T> = Short<T>;
-#[cfg(not(floodwall_loom))]
-pub(crate) type BriefGuard<'a, T> = ShortGuard<'a, T>;
-#[cfg(floodwall_loom)]
-pub(crate) use crate::sync::{Mutex as Brief, MutexGuard as BriefGuard};
-
 impl<T> Short<T> {
     const_fn! {
         pub(crate) fn new(value: T) -> Self {

@@ -25,16 +25,14 @@ use crate::clock::{Clock, NEVER};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Hook};
 use crate::rng::Seeds;
-use crate::short::{Brief, BriefGuard};
+use crate::short::{Short, ShortGuard};
 use crate::sync::{AtomicU64, Mutex, Ordering};
-#[cfg(floodwall_loom)]
-use crate::sync::{Mutex as Short, MutexGuard as ShortGuard};
 use crate::wait::{Line, Turn, WaitList, serve_next, serve_waiters, wake_first};
 
 pub(super) struct Shared<M: Manager> {
     pub(super) manager: Arc<M>,
     pub(super) hooks: Arc<Hooks<M>>,
-    state: Brief<State<M>>,
+    state: Short<State<M>>,
     pub(super) list: Mutex<WaitList<Slot<M::Connection>>>,
     /// 1 if connections were doomed under the line's lock, where nothing can be closed.
     doomed: AtomicU64,
@@ -176,7 +174,7 @@ impl<M: Manager> Shared<M> {
         Self {
             manager: Arc::new(manager),
             hooks: Arc::new(hooks),
-            state: Brief::new(state),
+            state: Short::new(state),
             list: Mutex::new(list),
             doomed: AtomicU64::new(0),
             has_work: AtomicU64::new(0),
@@ -190,7 +188,7 @@ impl<M: Manager> Shared<M> {
     }
 
     #[inline]
-    pub(super) fn state(&self) -> BriefGuard<'_, State<M>> {
+    pub(super) fn state(&self) -> ShortGuard<'_, State<M>> {
         self.state.lock()
     }
 

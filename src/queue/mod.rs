@@ -30,11 +30,7 @@ use crate::error::{BadSetting, Reason, Rejected, absurd, saturating_nanos};
 use crate::event::{DropReason, Event, Hook};
 use crate::histogram::Histogram;
 use crate::setters::setters;
-#[cfg(not(floodwall_loom))]
 use crate::short::Short;
-// The lock has a model of its own: one that looks again and again has too many orders for others.
-#[cfg(floodwall_loom)]
-use crate::sync::Mutex as Short;
 use crate::sync::const_fn;
 
 use effects::Effects;

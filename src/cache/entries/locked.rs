@@ -13,7 +13,7 @@ use crate::cache::evict::{NIL, Nodes};
 use crate::cache::wheel::Wheel;
 use crate::clock::NEVER;
 use crate::lanes;
-use crate::short::BriefGuard;
+use crate::short::ShortGuard;
 use crate::sync::{AtomicPtr, Ordering, fence};
 
 /// A table that some may still read: no box before they have ended, since a box is alone with what it holds.
@@ -36,7 +36,7 @@ impl Drop for Outgrown {
 /// A shard whose lock is held.
 pub(super) struct Locked<'a, K, V> {
     pub(super) shard: &'a Shard<K, V>,
-    pub(super) state: BriefGuard<'a, State>,
+    pub(super) state: ShortGuard<'a, State>,
 }
 
 impl<'a, K, V> Locked<'a, K, V> {

@@ -17,7 +17,7 @@ use super::state::{Chain, State};
 use super::table::{self, Table};
 use crate::cache::evict::{Core, Node};
 use crate::lanes::{self, Hold};
-use crate::short::{Brief, BriefGuard};
+use crate::short::{Short, ShortGuard};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// What a shard shares. Processors fetch lines in pairs.
@@ -33,7 +33,7 @@ pub(super) struct Shard<K, V> {
 /// On lines of its own: readers do not look at it.
 #[repr(align(128))]
 pub(super) struct Writers {
-    state: Brief<State>,
+    state: Short<State>,
     /// Room of what has been dropped since the lock was last held.
     pub(super) returned: AtomicU64,
     /// What the entries in the table weigh and how many there are; changed under the lock.
@@ -54,7 +54,7 @@ impl<K, V> Shard<K, V> {
             version: AtomicU64::new(0),
             slots: Slots::new(expected, is_weighted, words),
             writers: Writers {
-                state: Brief::new(State {
+                state: Short::new(State {
                     order,
                     lesson: 0,
                     wheel: None,
@@ -93,7 +93,7 @@ impl<K, V> Shard<K, V> {
     }
 
     #[inline]
-    fn lock_state(&self) -> BriefGuard<'_, State> {
+    fn lock_state(&self) -> ShortGuard<'_, State> {
         self.writers.state.lock()
     }
 
