@@ -86,8 +86,9 @@ impl Clock {
     /// The processor's time-stamp counter where it is invariant, else the system clock.
     ///
     /// A reading costs 4 to 9 ns less than the system clock's 17 to 20 (see the design notes). It does not count the
-    /// time that the machine is suspended, and may drift from the system clock by some parts in a million. The first
-    /// reading calibrates the counter and takes up to 200 ms.
+    /// time that the machine is suspended, and may drift from the system clock by some parts in a million. Nor does the
+    /// processor wait with it for what comes before: a thread may read some nanoseconds less than another one read just
+    /// before and handed over, which is harmless here. The first reading calibrates the counter and takes up to 200 ms.
     #[cfg(feature = "tsc")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tsc")))]
     pub const fn tsc() -> Self {
