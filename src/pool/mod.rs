@@ -55,8 +55,8 @@ use shared::Shared;
 ///
 /// Clones are handles of one pool, which is [closed](Pool::close_now) when the last one is dropped. Tasks and threads wait
 /// in one line, first come first served, calls of higher [`priority`](Call::priority) before those of lower; nobody passes
-/// it, unless it is [built so](PoolBuilder::barging), and a connection that comes home is handed to its head. Two neighbouring priorities (0 and 1, 2 and 3, and so on)
-/// count as one.
+/// it, unless it is [built so](PoolBuilder::barging), and a connection that comes home is handed to its head. Two
+/// neighbouring priorities (0 and 1, 2 and 3, and so on) count as one.
 ///
 /// | | |
 /// |---|---|

@@ -8,8 +8,8 @@ use crate::histogram::Histogram;
 
 /// A snapshot of a queue.
 ///
-/// `pushed` is what is inside, was popped, or was dropped; what was refused, or taken out by
-/// [`close_now`](Queue::close_now), is none of these.
+/// `pushed` is what is inside, was popped, was dropped, or was taken out by [`close_now`](Queue::close_now); what was refused
+/// is none of these.
 ///
 /// ```
 /// use floodwall::{DropReason, Overflow, Queue};
@@ -20,6 +20,7 @@ use crate::histogram::Histogram;
 /// let stats = queue.stats();
 /// assert_eq!((stats.pushed, stats.popped, stats.len), (5, 1, 1));
 /// assert_eq!(stats.dropped(DropReason::Oldest), 3);
+/// assert_eq!((queue.close_now().len(), queue.stats().pushed), (1, 5));
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
