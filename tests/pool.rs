@@ -22,7 +22,7 @@ use std::time::Duration;
 use floodwall::pool::{BlockingManager, ConnectError, Phase, PoolError, PoolStatus};
 use floodwall::{Call, Checkout, Clock, Event, Pool, PoolBuilder, Reason, block_on};
 use server::{Connection, DOWN, HANGS, PANICS, Refused, Server, WELL};
-use support::{millis, nanos, poll, secs};
+use support::{Wakes, millis, nanos, poll, secs};
 
 type Get<'a> = Pin<Box<dyn Future<Output = Result<Checkout<'a, Server>, PoolError<Refused>>> + Send + 'a>>;
 
@@ -479,28 +479,6 @@ fn a_place_that_becomes_free_is_dialled_for_who_waits() {
         waits(&mut waiter);
         leave(held);
         assert_eq!(ready(&mut waiter).number, before + 1);
-    }
-}
-
-#[derive(Default)]
-struct Wakes(AtomicU64);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Wakes {
-    fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn poll<'a>(
-        self: &Arc<Self>,
-        get: &mut Get<'a>,
-    ) -> Poll<Result<Checkout<'a, Server>, PoolError<Refused>>> {
-        get.as_mut().poll(&mut Context::from_waker(&self.clone().into()))
     }
 }
 

@@ -8,13 +8,13 @@ mod support;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake};
+use std::task::Poll;
 use std::time::Duration;
 
 use floodwall::pool::PoolError;
 use floodwall::{Call, Checkout, Clock, Event, Pool, PoolBuilder, Reason};
 use server::{Refused, Server};
-use support::{millis, nanos, poll};
+use support::{Wakes, millis, nanos, poll};
 
 type Got<'a> = Result<Checkout<'a, Server>, PoolError<Refused>>;
 type Get<'a> = Pin<Box<dyn Future<Output = Got<'a>> + Send + 'a>>;
@@ -48,25 +48,6 @@ fn is_shed(get: &mut Get<'_>) {
         Poll::Ready(Err(PoolError::Rejected(rejected))) => assert_eq!(rejected.reason(), Reason::Shed),
         Poll::Ready(other) => panic!("not refused: {other:?}"),
         Poll::Pending => panic!("it waits"),
-    }
-}
-
-#[derive(Default)]
-struct Wakes(AtomicU64);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Wakes {
-    fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn poll<'a>(self: &Arc<Self>, get: &mut Get<'a>) -> Poll<Got<'a>> {
-        get.as_mut().poll(&mut Context::from_waker(&self.clone().into()))
     }
 }
 

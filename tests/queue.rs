@@ -8,24 +8,14 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake};
+use std::task::Poll;
 
 use floodwall::{Call, Clock, DropReason, Overflow, PopError, Priorities, Queue, Reason};
-use support::{millis, poll, secs};
+use support::{Wakes, millis, poll, secs};
 
 fn all(queue: &Queue<u32>) -> Vec<u32> {
     std::iter::from_fn(|| queue.try_pop().ok()).collect()
-}
-
-#[derive(Default)]
-struct CountWakes(AtomicUsize);
-
-impl Wake for CountWakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// Trap 3: a popper that was granted an item and is dropped loses nothing, and order is kept.
@@ -93,29 +83,25 @@ fn a_cancelled_push_gives_its_item_back_or_has_delivered_it() {
 #[test]
 fn a_pending_pop_has_one_place_and_one_waker() {
     let queue = Queue::new(4);
-    let (old, new) = (Arc::new(CountWakes::default()), Arc::new(CountWakes::default()));
+    let (old, new) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
     let mut pop = Box::pin(queue.pop());
     for _ in 0..10_000 {
-        assert!(pop.as_mut().poll(&mut Context::from_waker(&old.clone().into())).is_pending());
+        assert!(old.poll(&mut pop).is_pending());
     }
-    assert!(pop.as_mut().poll(&mut Context::from_waker(&new.clone().into())).is_pending());
+    assert!(new.poll(&mut pop).is_pending());
     assert_eq!(queue.stats().popping, 1);
     queue.try_push(1).unwrap();
     queue.try_push(2).unwrap();
-    assert_eq!((old.0.load(Ordering::Relaxed), new.0.load(Ordering::Relaxed)), (0, 1));
-}
-
-fn poll_with<F: Future>(future: &mut std::pin::Pin<Box<F>>, wakes: &Arc<CountWakes>) -> Poll<F::Output> {
-    future.as_mut().poll(&mut Context::from_waker(&wakes.clone().into()))
+    assert_eq!((old.count(), new.count()), (0, 1));
 }
 
 #[test]
 fn each_item_wakes_one_who_waits_and_room_wakes_one_who_pushes() {
     let queue = Queue::new(2);
-    let wakes: [Arc<CountWakes>; 3] = Default::default();
-    let count = || [0, 1, 2].map(|at: usize| wakes[at].0.swap(0, Ordering::Relaxed));
+    let wakes: [Arc<Wakes>; 3] = Default::default();
+    let count = || [0, 1, 2].map(|at: usize| wakes[at].take());
     let mut pops: Vec<_> = wakes.iter().map(|_| Box::pin(queue.pop())).collect();
-    assert!(pops.iter_mut().zip(&wakes).all(|(pop, wakes)| poll_with(pop, wakes).is_pending()));
+    assert!(pops.iter_mut().zip(&wakes).all(|(pop, wakes)| wakes.poll(pop).is_pending()));
     queue.try_push(1).unwrap();
     assert_eq!(count(), [1, 0, 0]);
     queue.try_push(2).unwrap();
@@ -125,7 +111,7 @@ fn each_item_wakes_one_who_waits_and_room_wakes_one_who_pushes() {
     assert_eq!(count(), [0, 0, 1]);
 
     let mut pushes: Vec<_> = (3..=5).map(|item| Box::pin(queue.push(item))).collect();
-    assert!(pushes.iter_mut().zip(&wakes).all(|(push, wakes)| poll_with(push, wakes).is_pending()));
+    assert!(pushes.iter_mut().zip(&wakes).all(|(push, wakes)| wakes.poll(push).is_pending()));
     queue.try_pop().unwrap();
     assert_eq!(count(), [1, 0, 0]);
 }
@@ -135,12 +121,12 @@ fn each_item_wakes_one_who_waits_and_room_wakes_one_who_pushes() {
 fn a_queue_that_is_closed_ends_every_wait() {
     let queue = Queue::new(2);
     let (mut first, mut second) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
-    let wakes = Arc::new(CountWakes::default());
-    assert!(poll(&mut first).is_pending() && poll_with(&mut second, &wakes).is_pending());
+    let wakes = Arc::new(Wakes::default());
+    assert!(poll(&mut first).is_pending() && wakes.poll(&mut second).is_pending());
     queue.try_push(1).unwrap();
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+    assert_eq!(wakes.count(), 0);
     queue.close();
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.count(), 1);
     assert_eq!(poll(&mut second), Poll::Ready(Ok(1)));
     assert_eq!(poll(&mut first), Poll::Ready(Err(PopError::Closed)));
     assert_eq!(queue.stats().popping, 0);
@@ -151,21 +137,21 @@ fn a_queue_that_is_closed_ends_every_wait() {
 #[test]
 fn a_popper_that_is_forgotten_once_it_was_woken_loses_no_item() {
     let queue = Queue::new(4);
-    let wakes = Arc::new(CountWakes::default());
+    let wakes = Arc::new(Wakes::default());
     let (mut forgotten, mut waits) = (Box::pin(queue.pop()), Box::pin(queue.pop()));
-    assert!(poll(&mut forgotten).is_pending() && poll_with(&mut waits, &wakes).is_pending());
+    assert!(poll(&mut forgotten).is_pending() && wakes.poll(&mut waits).is_pending());
     queue.try_push(1).unwrap();
     std::mem::forget(forgotten);
     queue.try_push(2).unwrap();
-    assert_eq!(wakes.0.swap(0, Ordering::Relaxed), 1);
+    assert_eq!(wakes.take(), 1);
     assert_eq!(poll(&mut waits), Poll::Ready(Ok(1)));
     assert_eq!(queue.try_pop(), Ok(2));
 
     let mut waits = Box::pin(queue.pop());
-    assert!(poll_with(&mut waits, &wakes).is_pending());
+    assert!(wakes.poll(&mut waits).is_pending());
     queue.try_push(3).unwrap();
     queue.close();
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.count(), 1);
     assert_eq!(poll(&mut waits), Poll::Ready(Ok(3)));
     assert_eq!(queue.try_pop(), Err(PopError::Closed));
 }

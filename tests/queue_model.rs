@@ -7,16 +7,15 @@
 mod support;
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Poll;
 use std::time::Instant;
 
 use floodwall::{
     Call, Clock, DropReason, Overflow, Pop, PopError, Priorities, Push, PushError, Queue, Reason,
 };
 use proptest::prelude::*;
-use support::secs;
+use support::{Wakes, secs};
 
 #[derive(Clone, Copy, Debug)]
 struct Kind {
@@ -98,15 +97,6 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::bool::weighted(0.1).prop_map(|now| if now { Step::CloseNow } else { Step::TryPop }),
         1 => prop::bool::weighted(0.2).prop_map(|now| if now { Step::Close } else { Step::TryPop }),
     ]
-}
-
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// An item, as the twin has it.
@@ -354,11 +344,11 @@ impl<F: Future> Waits<F> {
 
     fn poll(&mut self) -> Poll<F::Output> {
         self.wakes = Arc::default();
-        self.future.as_mut().poll(&mut Context::from_waker(&Waker::from(self.wakes.clone())))
+        self.wakes.poll(&mut self.future)
     }
 
     fn is_woken(&self) -> bool {
-        self.wakes.0.load(Ordering::Relaxed) > 0
+        self.wakes.count() > 0
     }
 }
 

@@ -8,12 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Poll;
 
 use floodwall::{
     Blocking, Bulkhead, Call, Clock, Error, Event, Policy, Reason, Retry, SingleFlight, TimedOut, block_on,
 };
-use support::{millis, poll, secs};
+use support::{Wakes, millis, poll, secs};
 use tokio::sync::oneshot;
 
 type Flights = SingleFlight<u8, u32>;
@@ -38,15 +38,6 @@ fn run<'a>(flights: &'a Flights, key: &'a u8) -> (Teller, Run<'a>) {
 fn wait_until(is_so: impl Fn() -> bool) {
     while !is_so() {
         std::thread::yield_now();
-    }
-}
-
-#[derive(Default)]
-struct CountWakes(AtomicU64);
-
-impl Wake for CountWakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -210,11 +201,10 @@ fn trap_7_a_dropped_leader_hands_over_to_the_next() {
     let (_never, mut first) = run(&flights, &1);
     let (gives, mut second) = run(&flights, &1);
     assert!(poll(&mut first).is_pending());
-    let wakes = Arc::new(CountWakes::default());
-    let waker = Waker::from(wakes.clone());
-    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let wakes = Arc::new(Wakes::default());
+    assert!(wakes.poll(&mut second).is_pending());
     drop(first);
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.count(), 1);
     assert!(poll(&mut second).is_pending());
     gives.send(Ok(5)).unwrap();
     assert_eq!(poll(&mut second), Poll::Ready(Ok(5)));
@@ -226,14 +216,13 @@ fn trap_7_the_waker_of_the_last_poll_is_the_one_that_is_woken() {
     let (gives, mut first) = run(&flights, &1);
     let (_unused, mut second) = run(&flights, &1);
     assert!(poll(&mut first).is_pending());
-    let (old, new) = (Arc::new(CountWakes::default()), Arc::new(CountWakes::default()));
+    let (old, new) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
     for wakes in [&old, &new] {
-        let waker = Waker::from(wakes.clone());
-        assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(wakes.poll(&mut second).is_pending());
     }
     gives.send(Ok(5)).unwrap();
     assert!(poll(&mut first).is_ready());
-    assert_eq!((old.0.load(Ordering::Relaxed), new.0.load(Ordering::Relaxed)), (0, 1));
+    assert_eq!((old.count(), new.count()), (0, 1));
     assert_eq!(poll(&mut second), Poll::Ready(Ok(5)));
 }
 
