@@ -284,7 +284,13 @@ fn processor() -> Case {
     fn beside_busy(channel: impl Channel) -> Duration {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
-            (0..4).for_each(|_| drop(scope.spawn(|| while !is_over.load(Ordering::Relaxed) {})));
+            (0..4).for_each(|_| {
+                drop(scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop()
+                    }
+                }))
+            });
             let took = between_threads(&channel, ITEMS, 1);
             is_over.store(true, Ordering::Relaxed);
             took
