@@ -53,7 +53,7 @@ fn ask(connection: &mut BufReader<UnixStream>, command: &str) -> io::Result<Stri
 #[test]
 fn threads_come_back_with_their_server() {
     const THREADS: u64 = 16;
-    let variables = ["FLOODWALL_REDIS", "FLOODWALL_REDIS_RESTART"].map(|name| std::env::var_os(name));
+    let variables = ["FLOODWALL_REDIS", "FLOODWALL_REDIS_RESTART"].map(std::env::var_os);
     let [Some(server), Some(restart)] = variables else {
         println!("skipped: FLOODWALL_REDIS and FLOODWALL_REDIS_RESTART name no server");
         return;
